@@ -1,0 +1,363 @@
+"""How the parts fit together: the protocols of the whole library, and `chain`, `join`, `on` and `weigh`, which compose them.
+
+What carries a number is never checked by the methods themselves but here, after every part, so that an error names the part.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from payoff.trajectories import Channel, Pairs, Rewards, StopReason, Trajectories
+
+log = logging.getLogger("payoff")
+
+
+class Verdict(NamedTuple):
+    """A grader's answer: a number, one per step, or one per channel; or none, and why."""
+
+    value: float | Sequence[float] | Mapping[str, float]
+    valid: bool = True
+    reason: str = ""
+
+
+class Start(NamedTuple):
+    """Where trajectories begin: a stable id, the row's own fields, and for interactive tasks the environment's side."""
+
+    id: str
+    fields: Mapping[str, Any]
+    environment: Environment | None = None
+
+
+class Response(NamedTuple):
+    """What an interactive environment answers to one action (or turn); its own `reward` is recorded, used only if a signal asks."""
+
+    observation: Any
+    reward: float
+    stop: StopReason | None
+
+
+class Environment(Protocol):
+    """The other side of an interactive task."""
+
+    def respond(self, action: Any) -> Response:
+        """Advance by one action or turn."""
+
+    def snapshot(self) -> bytes | None:
+        """The state, for `resume`; None means: replay the recorded actions."""
+
+
+class Evaluation(NamedTuple):
+    """A policy's view of given actions, with gradient unless asked without.
+
+    more: what was wanted: entropy [N, T], values [N, T+1], flow [N, T+1], mean [N, T, D], mean_logp [N, T], hidden ...
+    """
+
+    logp: Float[Tensor, "N T"]
+    more: Mapping[str, Tensor]
+
+
+class LossOutput(NamedTuple):
+    """One number per action, trajectory or pair, not yet a scalar; detached metrics by name."""
+
+    terms: Tensor
+    metrics: Mapping[str, float]
+
+
+class Policy(Protocol):
+    """What acts: a language model, a flow, a controller, a constructor, a table. Nothing downstream asks which."""
+
+    offers: frozenset[str]  # what `evaluate` can give: "values", "entropy", "mean", "hidden" ...
+
+    def rollout(self, starts: Sequence[Start], n: int, rng: torch.Generator) -> Trajectories:
+        """n trajectories from every start; one group per start."""
+
+    def resume(
+        self,
+        traj: Trajectories,
+        rows: Int[Tensor, " R"],
+        at: Int[Tensor, " R"],
+        n: int,
+        rng: torch.Generator,
+        *,
+        horizon: int | None = None,
+        noisy: int | None = None,
+    ) -> Trajectories:
+        """n continuations of each prefix traj[rows, :at], parent and fork set.
+
+        `horizon` more actions (None: to the end), the first `noisy` of them sampled (None: all) and the rest deterministic.
+        """
+
+    def evaluate(self, traj: Trajectories, want: frozenset[str] = frozenset()) -> Evaluation:
+        """Log-probabilities of the recorded actions, and what else was wanted."""
+
+
+class Task(Protocol):
+    """Where trajectories start, and what is truly wanted of them."""
+
+    def starts(self, n: int, rng: torch.Generator) -> Sequence[Start]:
+        """n starts; those that belong together (paired views) come together. A curriculum is a Task around a Task."""
+
+    def truth(self, traj: Trajectories) -> Channel:
+        """The true objective, what the reward stands for; never trained on, and invalid where it is unknown."""
+
+
+Grader = Callable[..., "float | Verdict | None"]
+Signal = Callable[[Trajectories], Rewards]
+Shaping = Callable[[Rewards, Trajectories], Rewards]
+Transform = Callable[[Channel, Trajectories], Channel]  # every credit and every advantage; also a shaping of one channel
+Selection = Callable[[Rewards, Trajectories], Tensor]  # rows to train on (repeats = resampling); before any statistic
+Target = Callable[[Rewards, Trajectories], "Channel | Pairs"]  # what one loss is given
+Loss = Callable[[Evaluation, Trajectories, "Channel | Pairs"], LossOutput]
+Aggregation = Callable[["Channel | Pairs", Trajectories], Tensor]  # weights of the loss terms, over the WHOLE batch
+
+
+class Term(NamedTuple):
+    """One summand of the objective: loss on target, times weight. PPO with a critic is two, DPO with a likelihood term is two."""
+
+    target: Target
+    loss: Loss
+    aggregation: Aggregation
+    weight: float = 1.0
+
+
+class NonFiniteError(ArithmeticError):
+    """A part gave NaN or infinity where it claimed to know: names the part and the trajectory."""
+
+    def __init__(self, part: str, id: int, value: float) -> None:
+        super().__init__(f"{part}: gave {value} for trajectory {id}, marked as valid")
+        self.part, self.id, self.value = part, id, value
+
+
+class _Composed(nn.Module):
+    """Parts in a composition; the modules inside them become submodules, so that state, device and training reach them."""
+
+    def __init__(self, parts: Any) -> None:
+        super().__init__()
+        self.parts = parts
+        self._inside = nn.ModuleList(unique for unique in _modules(parts))
+
+
+class _Chain(_Composed):
+    def forward(self, traj: Trajectories) -> Rewards:
+        signal, *shapings = self.parts
+        rewards = checked_rewards(part_name(signal), signal(traj), traj)
+        for shaping in shapings:
+            rewards = checked_rewards(part_name(shaping), shaping(rewards, traj), traj)
+        return rewards
+
+
+class _Join(_Composed):
+    def forward(self, traj: Trajectories) -> Rewards:
+        rewards: Rewards = {}
+        for name, signal in self.parts.items():
+            channels = checked_rewards(f"{name} ({part_name(signal)})", signal(traj), traj)
+            for inner, channel in channels.items():
+                full = name if len(channels) == 1 else f"{name}/{inner}"
+                if full in rewards:
+                    raise ValueError(f"join: two signals give the channel {full!r}")
+                rewards[full] = channel
+        return rewards
+
+
+class _Weigh(_Composed):
+    def __init__(self, paths, mix, then, missing) -> None:
+        super().__init__([paths, mix, then])
+        self.paths, self.mix, self.then, self.missing = paths, mix, then, missing
+
+    def forward(self, rewards: Rewards, traj: Trajectories) -> Channel:
+        lost = [name for name in self.paths if name not in rewards]
+        if lost:
+            raise KeyError(f"weigh: no reward channel {lost[0]!r}; there are {sorted(rewards)}")
+        ends = {name: _along(name, rewards[name], path, traj) for name, path in self.paths.items()}
+        if callable(self.mix):
+            mixed = checked(part_name(self.mix), self.mix(ends, traj), traj)
+        else:
+            weights = self.mix or dict.fromkeys(ends, 1.0)
+            mixed = weighted_sum(ends, weights, missing=self.missing)
+        return _along("then", mixed, self.then, traj)
+
+
+class _On(_Composed):
+    def __init__(self, names: Sequence[str], transforms: Sequence[Transform]) -> None:
+        super().__init__(list(transforms))
+        self.names = list(names)
+
+    def forward(self, rewards: Rewards, traj: Trajectories) -> Rewards:
+        lost = [name for name in self.names if name not in rewards]
+        if lost:
+            raise KeyError(f"on: no reward channel {lost[0]!r}; there are {sorted(rewards)}")
+        return {**rewards, **{name: _along(name, rewards[name], self.parts, traj) for name in self.names}}
+
+
+def chain(signal: Signal, *shapings: Shaping) -> Signal:
+    """A signal, then each shaping in turn: rollout to shaped rewards, as one signal."""
+    return _Chain([signal, *shapings])
+
+
+def join(signals: Mapping[str, Signal]) -> Signal:
+    """Signals side by side. One that gives a single channel gives it under its name here, others under "name/channel"."""
+    return _Join(dict(signals))
+
+
+def on(names: str | Sequence[str], *transforms: Transform) -> Shaping:
+    """Transforms of one channel as a shaping of the named channels; the others pass unchanged."""
+    return _On([names] if isinstance(names, str) else names, transforms)
+
+
+def weigh(
+    paths: Mapping[str, Sequence[Transform]],
+    *,
+    mix: Mapping[str, float] | Callable[[Rewards, Trajectories], Channel] | None = None,
+    then: Sequence[Transform] = (),
+    missing: Literal["drop", "skip"] = "drop",
+) -> Target:
+    """Each named channel down its own path, then one weighted sum, then common transforms: the weight of every action.
+
+    A channel without a path is reported and not trained on. mix: weights by channel (default 1 each), or a function.
+    missing: an action that any channel leaves without verdict has none ("drop"), or the channels that know decide ("skip").
+    Adding before or after normalising are two methods: put the normalisation into `then`, or into every path.
+    Raises ValueError for weights of channels that have no path, KeyError at the first batch for a channel nobody gives.
+    """
+    if not paths:
+        raise ValueError("weigh: no paths, so nothing would be trained on")
+    if missing not in ("drop", "skip"):
+        raise ValueError(f'weigh: missing must be "drop" or "skip", got {missing!r}')
+    if isinstance(mix, Mapping) and set(mix) != set(paths):
+        odd = sorted(set(mix) ^ set(paths))
+        raise ValueError(f"weigh: mix and paths must name the same channels; {odd} are only in one of them")
+    return _Weigh({name: list(path) for name, path in paths.items()}, mix, list(then), missing)
+
+
+def weighted_sum(
+    channels: Mapping[str, Channel], weights: Mapping[str, float], *, missing: Literal["drop", "skip"] = "drop"
+) -> Channel:
+    """sum_k weights[k] * channels[k]; invalid where any channel is ("drop"), or only where all are ("skip")."""
+    parts = [(channels[name], weight) for name, weight in weights.items()]
+    value = functools.reduce(torch.add, (w * torch.where(c.valid, c.value, 0) for c, w in parts))
+    valid = functools.reduce(torch.logical_and if missing == "drop" else torch.logical_or, (c.valid for c, _ in parts))
+    return Channel(torch.where(valid, value, 0), valid, merge_reasons([c for c, _ in parts]))
+
+
+def merge_reasons(channels: Sequence[Channel]) -> dict[int, str]:
+    """The reasons of several channels by trajectory id, each said once."""
+    merged: dict[int, str] = {}
+    for channel in channels:
+        for id, reason in channel.reasons.items():
+            known = merged.get(id)
+            merged[id] = reason if known is None or known == reason else f"{known}; {reason}"
+    return merged
+
+
+def checked_rewards(part: str, rewards: Rewards, traj: Trajectories) -> Rewards:
+    """The rewards that `part` gave, or an error that names the part."""
+    if not isinstance(rewards, dict):
+        raise TypeError(f"{part}: must give rewards as a dict of channels, gave {type(rewards).__name__}")
+    return {name: checked(f"{part}, channel {name!r}", channel, traj) for name, channel in rewards.items()}
+
+
+def checked(part: str, channel: Channel, traj: Trajectories) -> Channel:
+    """The channel that `part` gave; TypeError or ValueError for wrong types or shapes, NonFiniteError for NaN where valid."""
+    if not isinstance(channel, Channel):
+        raise TypeError(f"{part}: must give a Channel, gave {type(channel).__name__}")
+    value, valid = channel.value, channel.valid
+    shapes = ((len(traj), 1), (len(traj), traj.width))
+    if tuple(value.shape) not in shapes or tuple(valid.shape) not in shapes:
+        raise ValueError(
+            f"{part}: value and valid must be [N, T] = {list(shapes[1])} or [N, 1], "
+            f"gave {list(value.shape)} and {list(valid.shape)}"
+        )
+    if not value.is_floating_point() or valid.dtype != torch.bool:
+        raise TypeError(f"{part}: value must be floating and valid bool, gave {value.dtype} and {valid.dtype}")
+    if not torch.isfinite(value.detach().sum()):  # one cheap pass; look closer only when something may be wrong
+        bad = ~torch.isfinite(value) & valid & (traj.exists if max(value.shape[1], valid.shape[1]) > 1 else True)
+        if bad.any():
+            row, position = bad.nonzero()[0].tolist()
+            raise NonFiniteError(part, int(traj.id[row]), float(value[row, min(position, value.shape[1] - 1)]))
+    return channel
+
+
+def _along(name: str, channel: Channel, path: Sequence[Transform], traj: Trajectories) -> Channel:
+    for transform in path:
+        channel = checked(f"{name}: {part_name(transform)}", transform(channel, traj), traj)
+    return channel
+
+
+def part_name(part: Any) -> str:
+    """What an error or a report calls a part: its registered name, or the function's."""
+    record = getattr(part, "__method__", None)
+    if record is not None:
+        return record.name
+    if isinstance(part, functools.partial):
+        return part_name(part.func)
+    return getattr(part, "__name__", type(part).__name__)
+
+
+def inside(part: Any) -> Iterator[Any]:
+    """A part and everything it is made of: functions, modules, partials' arguments, the elements of lists and dicts, each once."""
+    seen: set[int] = set()
+
+    def walk(x: Any) -> Iterator[Any]:
+        if id(x) in seen or isinstance(x, str | bytes | Tensor | int | float | None):
+            return
+        seen.add(id(x))
+        if isinstance(x, Mapping):
+            children: Sequence[Any] = list(x.values())
+        elif isinstance(x, list | tuple | set | frozenset):
+            children = list(x)
+        else:
+            yield x
+            if isinstance(x, functools.partial):
+                children = [x.func, *x.args, *x.keywords.values()]
+            elif isinstance(x, nn.Module):
+                children = [getattr(x, "parts", None), getattr(x, "paths", None), *x.children()]
+            else:
+                children = [getattr(x, "__self__", None), getattr(x, "__wrapped__", None)]
+        for child in children:
+            yield from walk(child)
+
+    yield from walk(part)
+
+
+def needs(part: Any) -> frozenset[str]:
+    """What a part and everything inside it reads: "ref" and "old" log-probabilities, "values", "entropy", "mean" ...
+
+    Checked against what the policies offer before the first rollout.
+    """
+    records = (getattr(x, "__method__", None) for x in inside(part))
+    declared = (getattr(x, "needs", None) for x in inside(part))
+    return frozenset().union(
+        *(record.needs for record in records if record), *(d for d in declared if isinstance(d, frozenset))
+    )
+
+
+def sees(part: Any) -> Literal["item", "group", "batch"]:
+    """How much a part must see at once to be right: the widest of everything inside it."""
+    order = ("item", "group", "batch")
+    widest = 0
+    for x in inside(part):
+        record = getattr(x, "__method__", None)
+        for said in (record and record.sees, getattr(x, "sees", None)):
+            if said in order:
+                widest = max(widest, order.index(said))
+    return order[widest]  # type: ignore[return-value]
+
+
+def learners(part: Any) -> list[nn.Module]:
+    """Every module inside that learns (has `learn(traj, rewards) -> metrics`), through partials, in a fixed order."""
+    return [x for x in inside(part) if isinstance(x, nn.Module) and callable(getattr(x, "learn", None))]
+
+
+def _modules(parts: Any) -> Iterator[nn.Module]:
+    """The outermost modules inside the parts: what must be registered as a submodule."""
+    below: set[int] = set()
+    for x in inside(parts):
+        if isinstance(x, nn.Module) and id(x) not in below:
+            below.update(id(m) for m in x.modules())
+            yield x

@@ -1,0 +1,158 @@
+"""Sets of trajectories that are compared with one another, and statistics over them. One function of an integer key serves all."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from payoff.trajectories import Trajectories
+
+Over = Literal["group", "batch", "step", "siblings"]
+
+
+def sets(traj: Trajectories, over: Over) -> Int[Tensor, "N #T"]:
+    """The set each number is compared within, as [N, 1] or, for "step" (same group, same step number), [N, T].
+
+    "batch" is one set, unless `extras["batch"]` names several (the exact lab enumerates many batches in one pass).
+    """
+    batch = traj.extras.get("batch")
+    if over == "batch":
+        return (torch.zeros_like(traj.group) if batch is None else batch)[:, None]
+    if over == "siblings":
+        return siblings(traj)[:, None]
+    group = traj.group
+    if batch is not None:
+        dense, count = _dense(group)
+        group = _dense(batch)[0] * count + dense
+    if over == "group":
+        return group[:, None]
+    if over != "step":
+        raise ValueError(f'sets: over must be "group", "batch", "step" or "siblings", got {over!r}')
+    steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
+    return _dense(group)[0][:, None] * steps + traj.step.clamp(min=0).long()
+
+
+class SetStatistics(NamedTuple):
+    """Of the set each entry belongs to; float64, one entry per input entry.
+
+    count:       members that count
+    mean, std:   0 where nothing counts; for members that are all equal exactly that value, and exactly 0
+    low, high:   least and greatest; 0 where nothing counts
+    others_mean: mean of the other members that count; the entry's own value where there is none
+    equal:       all that count are equal, decided in the input's dtype; so is a set of one, and an empty one
+    """
+
+    count: Float[Tensor, "*shape"]
+    mean: Float[Tensor, "*shape"]
+    std: Float[Tensor, "*shape"]
+    low: Float[Tensor, "*shape"]
+    high: Float[Tensor, "*shape"]
+    others_mean: Float[Tensor, "*shape"]
+    equal: Bool[Tensor, "*shape"]
+
+
+def statistics(
+    x: Float[Tensor, "*shape"], key: Int[Tensor, "*shape"], where: Bool[Tensor, "*shape"], *, ddof: int = 1
+) -> SetStatistics:
+    """Statistics of the set each entry belongs to, counting only `where`; differentiable in x.
+
+    Any order, any sizes. Accumulated in float64, so a set of equal members has exactly their value as mean and 0 as std,
+    whatever the value: (x - mean) is then exactly 0, never a rounding error that a small epsilon turns into a full-size number.
+    A set with at most `ddof` members has std 0.
+    """
+    index, size = _dense(key)
+    flat, keep = x.reshape(-1), where.reshape(-1)
+    x64 = torch.where(keep, flat, 0).double()
+    zeros = x64.new_zeros(size)
+    count = zeros.index_add(0, index, keep.double())
+    total = zeros.index_add(0, index, x64)
+    edge = flat.new_full((size,), torch.inf)
+    low = edge.scatter_reduce(0, index, torch.where(keep, flat, torch.inf), "amin")
+    high = (-edge).scatter_reduce(0, index, torch.where(keep, flat, -torch.inf), "amax")
+    equal, some = low >= high, count > 0
+    low, high = torch.where(some, low, 0).double(), torch.where(some, high, 0).double()
+    mean = torch.where(equal, low, total / count.clamp(min=1))
+    squares = zeros.index_add(0, index, torch.where(keep, x64 - mean[index], 0).square())
+    enough = ~equal & (count > ddof)
+    variance = torch.where(enough, squares / (count - ddof).clamp(min=1), 1)
+    std = torch.where(enough, variance.sqrt(), 0)
+    others = count[index] - keep.double()
+    others_mean = torch.where(equal[index], low[index], (total[index] - x64) / others.clamp(min=1))
+    others_mean = torch.where(others > 0, others_mean, x64)
+    entries = (count[index], mean[index], std[index], low[index], high[index], others_mean, equal[index])
+    return SetStatistics(*(entry.reshape(x.shape) for entry in entries))
+
+
+def rank(
+    x: Float[Tensor, " N"], key: Int[Tensor, " N"], where: Bool[Tensor, " N"], id: Int[Tensor, " N"]
+) -> Int[Tensor, " N"]:
+    """0 for the largest of its set; ties in order of `id`; members that do not count come last."""
+    order = id.argsort(stable=True)
+    order = order[torch.where(where, x, -torch.inf)[order].argsort(descending=True, stable=True)]
+    order = order[(~where)[order].int().argsort(stable=True)]
+    index, size = _dense(key)
+    order = order[index[order].argsort(stable=True)]
+    first = torch.zeros(size + 1, dtype=torch.int64, device=x.device)
+    first[1:] = torch.bincount(index, minlength=size).cumsum(0)
+    place = torch.arange(len(x), device=x.device) - first[index[order]]
+    return torch.empty_like(place).scatter_(0, order, place)
+
+
+def siblings(traj: Trajectories) -> Int[Tensor, " N"]:
+    """For each row the set of branches that left the same trajectory at the same action.
+
+    The trajectory they left belongs to that set too where all its branches in the batch left at one action: it is one more
+    sample of that choice. Everyone else is alone.
+    """
+    own_set = torch.arange(len(traj), device=traj.device)
+    if traj.parent is None:
+        return own_set
+    branch = traj.parent >= 0
+    pair = torch.stack([torch.where(branch, traj.parent, -1), torch.where(branch, traj.fork, -1 - own_set)], 1)
+    key = pair.unique(dim=0, return_inverse=True)[1]
+    above = _rows_of(traj.parent, traj)
+    child = (above >= 0).nonzero().squeeze(1)
+    bounds = [
+        torch.full_like(key, fill).scatter_reduce(0, above[child], traj.fork[child], how, include_self=False)
+        for fill, how in ((-1, "amin"), (-2, "amax"))
+    ]
+    joined = key.scatter(0, above[child], key[child])
+    return torch.where(bounds[0] == bounds[1], joined, key)
+
+
+def owner(traj: Trajectories) -> Int[Tensor, "N T"]:
+    """The id of the row that sampled each action; a shared prefix has one owner (an ancestor outside the batch is named too)."""
+    result = traj.id[:, None].repeat(1, traj.width)
+    if traj.parent is None:
+        return result
+    above = _rows_of(traj.parent, traj)[:, None]
+    inherited = (torch.arange(traj.width, device=traj.device) < traj.fork[:, None]) & (traj.parent >= 0)[:, None]
+    result = torch.where(inherited & (above < 0), traj.parent[:, None], result)
+    while True:  # one pass per generation of branches
+        known = torch.where(inherited & (above >= 0), result[above[:, 0].clamp(min=0)], result)
+        if torch.equal(known, result):
+            return result
+        result = known
+
+
+def _rows_of(ids: Int[Tensor, " M"], traj: Trajectories) -> Int[Tensor, " M"]:
+    """A row that holds each of these trajectories; -1 for one that is not in the batch."""
+    order = traj.id.argsort()
+    place = torch.searchsorted(traj.id[order], ids.contiguous()).clamp(max=max(len(traj) - 1, 0))
+    row = order[place]
+    return torch.where(traj.id[row] == ids, row, -1)
+
+
+def _dense(key: Tensor) -> tuple[Int[Tensor, " n"], int]:
+    """Keys as numbers from 0, flat, and how many there may be; sorting only where the keys are far apart."""
+    flat = key.reshape(-1).long()
+    if not flat.numel():
+        return flat, 1
+    low, high = (int(bound) for bound in flat.aminmax())
+    if high - low < 4 * flat.numel() + 1024:
+        return flat - low, high - low + 1
+    values, inverse = flat.unique(return_inverse=True)
+    return inverse, len(values)
