@@ -22,19 +22,24 @@ ROOMS = ("signals", "models", "shaping", "credit", "advantages", "losses", "samp
 
 @dataclass(frozen=True)
 class Method:
-    """One registered method. `needs` are the things a policy or the loop must provide; `sees` is item, group or batch."""
+    """One registered method.
+
+    needs: what the loop or the policy must provide; sees: item, group or batch; pays: what it gives is still a reward, paid
+    where it exists, and not yet the weight of an action.
+    """
 
     name: str
     kind: str
     paper: str = ""
     needs: frozenset[str] = frozenset()
     sees: str = "item"
+    pays: bool = False
     place: str = ""
     summary: str = ""
 
 
 def method(
-    name: str, *, kind: str, paper: str = "", needs: tuple[str, ...] = (), sees: str = "item"
+    name: str, *, kind: str, paper: str = "", needs: tuple[str, ...] = (), sees: str = "item", pays: bool = False
 ) -> Callable[[T], T]:
     """Record a function or class as the method `name`; every argument is a literal, so that the catalogue reads without importing.
 
@@ -47,7 +52,7 @@ def method(
     def record(part: T) -> T:
         summary = (part.__doc__ or "").strip().split("\n")[0]
         place = f"{part.__module__}:{part.__qualname__}"
-        part.__method__ = Method(name, kind, paper, frozenset(needs), sees, place, summary)  # type: ignore[attr-defined]
+        part.__method__ = Method(name, kind, paper, frozenset(needs), sees, pays, place, summary)  # type: ignore[attr-defined]
         return part
 
     return record

@@ -6,6 +6,7 @@ What carries a number is never checked by the methods themselves but here, after
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from payoff.trajectories import Channel, Pairs, Rewards, StopReason, Trajectories
+from payoff.trajectories import Channel, Pairs, Rewards, StopReason, Trajectories, constant, outcome
 
 log = logging.getLogger("payoff")
 
@@ -172,16 +173,27 @@ class _Weigh(_Composed):
         self.paths, self.mix, self.then, self.missing = paths, mix, then, missing
 
     def forward(self, rewards: Rewards, traj: Trajectories) -> Channel:
-        lost = [name for name in self.paths if name not in rewards]
-        if lost:
-            raise KeyError(f"weigh: no reward channel {lost[0]!r}; there are {sorted(rewards)}")
-        ends = {name: _along(name, rewards[name], path, traj) for name, path in self.paths.items()}
+        ends = {name: _along(name, self._given(rewards, name), path, traj) for name, path in self.paths.items()}
+        return _along("then", self._mixed(ends, traj), self.then, traj)
+
+    def own_reward(self, rewards: Rewards, traj: Trajectories) -> Channel:
+        """What this target asks the policy to collect: each path as far as it still pays, mixed, one number per trajectory."""
+        paid = {}
+        for name, path in self.paths.items():
+            pays = itertools.takewhile(_pays, path)
+            channel = _along(name, self._given(rewards, name), list(pays), traj)
+            paid[name] = constant(*outcome(channel, traj), channel.reasons)
+        return self._mixed(paid, traj)
+
+    def _given(self, rewards: Rewards, name: str) -> Channel:
+        if name not in rewards:
+            raise KeyError(f"weigh: no reward channel {name!r}; there are {sorted(rewards)}")
+        return rewards[name]
+
+    def _mixed(self, ends: Rewards, traj: Trajectories) -> Channel:
         if callable(self.mix):
-            mixed = checked(part_name(self.mix), self.mix(ends, traj), traj)
-        else:
-            weights = self.mix or dict.fromkeys(ends, 1.0)
-            mixed = weighted_sum(ends, weights, missing=self.missing)
-        return _along("then", mixed, self.then, traj)
+            return checked(part_name(self.mix), self.mix(ends, traj), traj)
+        return weighted_sum(ends, self.mix or dict.fromkeys(ends, 1.0), missing=self.missing)
 
 
 class _On(_Composed):
@@ -235,6 +247,12 @@ def weigh(
     return _Weigh({name: list(path) for name, path in paths.items()}, mix, list(then), missing)
 
 
+def everywhere(rewards: Rewards, traj: Trajectories) -> Channel:
+    """The target of a regulariser: 1 at every action, whatever the verdicts."""
+    one = torch.ones(len(traj), 1, device=traj.device)
+    return Channel(one, one > 0)
+
+
 def weighted_sum(
     channels: Mapping[str, Channel], weights: Mapping[str, float], *, missing: Literal["drop", "skip"] = "drop"
 ) -> Channel:
@@ -255,14 +273,14 @@ def merge_reasons(channels: Sequence[Channel]) -> dict[int, str]:
     return merged
 
 
-def checked_rewards(part: str, rewards: Rewards, traj: Trajectories) -> Rewards:
+def checked_rewards(part: str, rewards: Any, traj: Trajectories) -> Rewards:
     """The rewards that `part` gave, or an error that names the part."""
     if not isinstance(rewards, dict):
         raise TypeError(f"{part}: must give rewards as a dict of channels, gave {type(rewards).__name__}")
     return {name: checked(f"{part}, channel {name!r}", channel, traj) for name, channel in rewards.items()}
 
 
-def checked(part: str, channel: Channel, traj: Trajectories) -> Channel:
+def checked(part: str, channel: Any, traj: Trajectories) -> Channel:
     """The channel that `part` gave; TypeError or ValueError for wrong types or shapes, NonFiniteError for NaN where valid."""
     if not isinstance(channel, Channel):
         raise TypeError(f"{part}: must give a Channel, gave {type(channel).__name__}")
@@ -287,6 +305,12 @@ def _along(name: str, channel: Channel, path: Sequence[Transform], traj: Traject
     for transform in path:
         channel = checked(f"{name}: {part_name(transform)}", transform(channel, traj), traj)
     return channel
+
+
+def _pays(transform: Transform) -> bool:
+    """Whether what a transform gives is still a reward: shapings do, and credits that say so."""
+    record = getattr(transform.func if isinstance(transform, functools.partial) else transform, "__method__", None)
+    return record is not None and (record.pays or record.kind == "shaping")
 
 
 def part_name(part: Any) -> str:
@@ -332,9 +356,7 @@ def needs(part: Any) -> frozenset[str]:
     """
     records = (getattr(x, "__method__", None) for x in inside(part))
     declared = (getattr(x, "needs", None) for x in inside(part))
-    return frozenset().union(
-        *(record.needs for record in records if record), *(d for d in declared if isinstance(d, frozenset))
-    )
+    return frozenset().union(*(record.needs for record in records if record), *(d for d in declared if isinstance(d, frozenset)))
 
 
 def sees(part: Any) -> Literal["item", "group", "batch"]:

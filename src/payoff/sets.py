@@ -86,9 +86,7 @@ def statistics(
     return SetStatistics(*(entry.reshape(x.shape) for entry in entries))
 
 
-def rank(
-    x: Float[Tensor, " N"], key: Int[Tensor, " N"], where: Bool[Tensor, " N"], id: Int[Tensor, " N"]
-) -> Int[Tensor, " N"]:
+def rank(x: Float[Tensor, " N"], key: Int[Tensor, " N"], where: Bool[Tensor, " N"], id: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
     """0 for the largest of its set; ties in order of `id`; members that do not count come last."""
     order = id.argsort(stable=True)
     order = order[torch.where(where, x, -torch.inf)[order].argsort(descending=True, stable=True)]
@@ -104,8 +102,8 @@ def rank(
 def siblings(traj: Trajectories) -> Int[Tensor, " N"]:
     """For each row the set of branches that left the same trajectory at the same action.
 
-    The trajectory they left belongs to that set too where all its branches in the batch left at one action: it is one more
-    sample of that choice. Everyone else is alone.
+    A trajectory that is itself no branch belongs to the set of its branches where all of them in the batch left at one action:
+    it is one more sample of that choice. Everyone else is alone.
     """
     own_set = torch.arange(len(traj), device=traj.device)
     if traj.parent is None:
@@ -120,7 +118,7 @@ def siblings(traj: Trajectories) -> Int[Tensor, " N"]:
         for fill, how in ((-1, "amin"), (-2, "amax"))
     ]
     joined = key.scatter(0, above[child], key[child])
-    return torch.where(bounds[0] == bounds[1], joined, key)
+    return torch.where((bounds[0] == bounds[1]) & ~branch, joined, key)
 
 
 def owner(traj: Trajectories) -> Int[Tensor, "N T"]:

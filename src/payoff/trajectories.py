@@ -153,9 +153,9 @@ class Trajectories:
         """These trajectories, or ValueError naming the first that contradicts itself (acts beyond its end, lacks a step ...)."""
         faults = {
             "acts beyond its length": (self.mask & ~self.exists).any(1),
-            "has step numbers that do not start at 0 and are -1 exactly beyond its length": (
-                (self.step >= 0) != self.exists
-            ).any(1),
+            "has step numbers that do not start at 0 and are -1 exactly beyond its length": ((self.step >= 0) != self.exists).any(
+                1
+            ),
             "leaves its parent beyond its own end": torch.zeros_like(self.stop, dtype=torch.bool)
             if self.fork is None
             else self.fork >= self.length,
@@ -287,9 +287,9 @@ def place_steps(
 
 def outcome(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """All that is paid in a trajectory; valid when every part of it is known (0 where it is not)."""
-    blocks = [
-        (torch.where(here & v, x, 0).sum(1), (v | ~here).all(1)) for here, x, v in _row_blocks(channel, traj)
-    ] or [(channel.value.new_zeros(0), channel.valid.new_zeros(0))]
+    blocks = [(torch.where(here & v, x, 0).sum(1), (v | ~here).all(1)) for here, x, v in _row_blocks(channel, traj)] or [
+        (channel.value.new_zeros(0), channel.valid.new_zeros(0))
+    ]
     total, valid = (torch.cat(column) for column in zip(*blocks, strict=True))
     return torch.where(valid, total, 0), valid
 
