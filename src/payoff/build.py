@@ -154,7 +154,7 @@ def _target(part: Part, kinds: Sequence[str]) -> tuple[Callable[..., Any], dict[
     return load_callable(name), options
 
 
-def _adapter(hint: Any) -> TypeAdapter[Any]:
+def _adapter(hint: Any) -> Any:
     try:
         return TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True, strict=False))
     except Exception:  # pydantic refuses a config for models and dataclasses, which bring their own
@@ -194,6 +194,7 @@ def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, f
     if term.mix is not None and set(term.mix) != set(term.paths):
         odd = sorted(set(term.mix) ^ set(term.paths))
         faults.append(loaded.fault((*path, "mix"), f"mix and paths must name the same channels; {odd} are only in one of them"))
+    if faults:
         return Term(everywhere, loss, aggregation, term.weight)
     return Term(weigh(paths, mix=term.mix, then=then, missing=term.missing), loss, aggregation, term.weight)
 

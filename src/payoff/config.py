@@ -174,6 +174,7 @@ class Loaded:
             data.pop(cosmetic)
         data["compare"].pop("processes")
         data["scoring"].pop("workers")
+        data["code"] = {file: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in _code_files(data)}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
     def fault(self, path: Path_, message: str) -> str:
@@ -191,12 +192,35 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         )
     for override in overrides:
         _override(data, marks, override)
+    data = _beside(data, path.parent)
     try:
         run = RunFile.model_validate(data)
     except ValidationError as error:
         merged = Marked(data, marks, marked.lines)
         raise ConfigError(_unique(_explain(merged, str(path), e) for e in error.errors())) from None
     return Loaded(run, marks, str(path), marked.lines)
+
+
+def _code_files(data: Any) -> list[str]:
+    """The files of one's own code that a run file names and that exist, in order."""
+    if isinstance(data, dict | list):
+        inner = data.values() if isinstance(data, dict) else data
+        return sorted({file for value in inner for file in _code_files(value)})
+    file = data.rpartition(":")[0] if isinstance(data, str) and ".py:" in data else ""
+    return [file] if file and Path(file).is_file() else []
+
+
+def _beside(data: Any, folder: Path) -> Any:
+    """FILE.py:FUNCTION as it can be found from here: in the current folder, or else beside the run file."""
+    if isinstance(data, dict):
+        return {key: _beside(value, folder) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_beside(value, folder) for value in data]
+    if isinstance(data, str) and ".py:" in data:
+        file, _, function = data.rpartition(":")
+        if not Path(file).exists() and (folder / file).exists():
+            return f"{folder / file}:{function}"
+    return data
 
 
 def print_config(loaded: Loaded) -> str:

@@ -9,7 +9,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +44,7 @@ class Response(NamedTuple):
     stop: StopReason | None
 
 
+@runtime_checkable
 class Environment(Protocol):
     """The other side of an interactive task."""
 
@@ -71,6 +72,7 @@ class LossOutput(NamedTuple):
     metrics: Mapping[str, float]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What acts: a language model, a flow, a controller, a constructor, a table. Nothing downstream asks which."""
 
@@ -99,6 +101,7 @@ class Policy(Protocol):
         """Log-probabilities of the recorded actions, and what else was wanted."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """Where trajectories start, and what is truly wanted of them."""
 

@@ -38,6 +38,7 @@ class Answer:
 
 def configure(arguments: Sequence[str]) -> list[str]:
     """Take the options that every command has (--color, --debug) out of the arguments, wherever they stand."""
+    _settings.update(color="auto", debug=False)
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
@@ -85,20 +86,23 @@ def plain(text: str) -> str:
     return "".join(c if c in "\n\t" or c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
-def user_errors() -> tuple[type[BaseException], ...]:
-    """The exceptions that are somebody's input and not our failure."""
-    from payoff._extras import MissingExtraError
-    from payoff.config import ConfigError
-    from payoff.yaml_marks import YamlError
+_USERS = {  # exceptions that are somebody's input and not our failure, by the module that raises them
+    "payoff._extras": ("MissingExtraError",),
+    "payoff.config": ("ConfigError",),
+    "payoff.grading": ("GraderError", "PicklingError", "UnfitGraderError", "CallableImportError", "CallableNotFoundError"),
+    "payoff.pipeline": ("NonFiniteError",),
+    "payoff.row_files": ("RowError",),
+    "payoff.scoring": ("RewardError",),
+    "payoff.train": ("TrainingError",),
+    "payoff.yaml_marks": ("YamlError",),
+}
 
-    errors: list[type[BaseException]] = [ConfigError, YamlError, MissingExtraError, LookupError, FileExistsError]
-    errors += [FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError]
-    for module, name in (("payoff.rows", "RowError"), ("payoff.train", "TrainingError"), ("payoff.pipeline", "NonFiniteError")):
-        if module in sys.modules:
-            errors.append(getattr(sys.modules[module], name))
-    if "payoff.grading" in sys.modules:
-        errors.append(sys.modules["payoff.grading"].GraderError)
-    return tuple(errors)
+
+def user_errors() -> tuple[type[BaseException], ...]:
+    """The exceptions that are somebody's input; only of modules that are loaded, since others cannot have raised."""
+    named = [getattr(sys.modules[module], name) for module, names in _USERS.items() if module in sys.modules for name in names]
+    files = [FileExistsError, FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, UnicodeDecodeError]
+    return (LookupError, *files, *named)
 
 
 def run_command(name: str, work: Callable[[], Answer], as_json: bool) -> NoReturn:
@@ -153,7 +157,7 @@ def _show(name: str, answer: Answer, as_json: bool) -> None:
         print(json.dumps(_envelope(name, answer), ensure_ascii=False, allow_nan=False))
         return
     if answer.text:
-        sys.stdout.write(plain(answer.text))
+        sys.stdout.write(plain(answer.text.rstrip("\n") + "\n"))
         sys.stdout.flush()
     for warning in answer.warnings:
         say(f"warning: {warning}")
