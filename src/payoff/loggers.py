@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from payoff._extras import require
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Takes numbers by name at an update; nulls are left out."""
 

@@ -1,0 +1,221 @@
+"""The one normalisation that most advantages are: a set, a unit, a baseline, a scale, and every convention by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from payoff.advantages.actions import action_statistics
+from payoff.catalogue import method
+from payoff.sets import Over, SetStatistics, sets, statistics
+from payoff.trajectories import Channel, Trajectories, at_start
+
+Unit = Literal["rollout", "step", "action"]
+Baseline = Literal["mean", "leave-one-out", "none"]
+Scale = Literal["std", "leave-one-out-std", "rms", "none"]
+EpsWhere = Literal["outside", "inside", "floor"]
+Single = Literal["zero", "raw"]
+Ended = Literal["zero", "absent"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What trainers that say the same word do differently; the fields are the options of `standardise`."""
+
+    baseline: Baseline = "mean"
+    scale: Scale = "std"
+    scale_over: Over | None = None
+    ddof: int = 0
+    eps: float = 0.0
+    eps_where: EpsWhere = "outside"
+    single: Single = "zero"
+
+
+@method("standardise", kind="advantage", sees="batch")
+def standardise(
+    channel: Channel,
+    traj: Trajectories,
+    *,
+    over: Over = "group",
+    unit: Unit = "rollout",
+    baseline: Baseline = "mean",
+    scale: Scale = "std",
+    scale_over: Over | None = None,
+    ddof: int = 0,
+    eps: float = 0.0,
+    eps_where: EpsWhere = "outside",
+    single: Single = "zero",
+    ended: Ended = "absent",
+) -> Channel:
+    """Subtract from every action a baseline of its set and divide by the set's scale: A_t = (C_t - b) / s.
+
+    over:       the set that b and s are taken of: "group", "batch", "step" (one group's step of one number), "siblings"
+    unit:       what is counted there: rollouts, each by its credit at its first action; steps, each by its credit at its first
+                action; or actions
+    baseline:   b = the mean of the set, the mean of its other members ("leave-one-out"), or 0 ("none")
+    scale:      s = the standard deviation of the set, or of its other members ("leave-one-out-std"), the root of its mean square
+                ("rms"), or 1 ("none"); taken of the set `scale_over` where that is another
+    ddof, eps:  std divides by count - ddof; s becomes s + eps ("outside"), sqrt(s^2 + eps) ("inside") or sqrt(max(s^2, eps))
+                ("floor")
+    single:     an entry with nobody to be compared with (a set of one, or the only one known) gets 0, or keeps its number as if
+                b = 0 and s = 1 before eps ("raw"). Does not apply to baseline "none".
+    ended:      with over="step" and unit="step": rollouts without a step of this number take no part, or count 0 ("zero": what
+                a rollout that has ended still earns), provided that the last step they have is known
+
+    One column [N, 1] stays one column where a row has one b and one s: unit "step" and over "step" give [N, T].
+    Only known numbers count. Where s is exactly 0 nothing is divided, so a set of equal numbers gets exactly 0 in any dtype,
+    never a rounding error that a small eps made large. An entry that is itself unknown stays unknown.
+
+    Raises ValueError for a rollout compared within a step, and for "leave-one-out" where other members of the set belong to the
+    same rollout: such a baseline would depend on the action it is subtracted from.
+
+    >>> from payoff.examples import four_answers
+    >>> credit = Channel(torch.tensor([[1.0], [0.0], [3.0], [3.0]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> standardise(credit, four_answers()).value.T
+    tensor([[ 1., -1.,  0.,  0.]])
+    >>> standardise(credit, four_answers(), over="batch", baseline="leave-one-out", scale="none").value.T
+    tensor([[-1.0000, -2.3333,  1.6667,  1.6667]])
+    """
+    _check(over, unit, baseline, scale, scale_over, eps_where, single, ended)
+    stats, spread, alone = _measure(channel, traj, over, unit, scale, ddof, ended)
+    if scale_over not in (None, over):
+        _, spread, _ = _measure(channel, traj, scale_over, unit, scale, ddof, ended)
+    middle = {"mean": stats.mean, "leave-one-out": stats.others_mean}.get(baseline, torch.zeros_like(stats.mean))
+    alone = alone & (baseline != "none")
+    if single == "raw":
+        middle, spread = torch.where(alone, 0, middle), torch.where(alone, 1, spread)
+        alone = torch.zeros_like(alone)
+    if scale == "none":
+        divisor = torch.ones_like(spread)
+    elif eps_where == "outside":
+        divisor = torch.where(spread > 0, spread + eps, 1)
+    else:
+        square = spread.square()
+        divisor = torch.where(spread > 0, square + eps if eps_where == "inside" else square.clamp(min=eps), 1).sqrt()
+    return _apply(channel, traj, unit, middle, divisor, alone)
+
+
+def resolve(where: str, convention: str | Convention, known: Mapping[str, Convention]) -> Convention:
+    """A convention by its name, or the one given; ValueError names those that there are."""
+    if isinstance(convention, Convention):
+        return convention
+    if convention not in known:
+        raise ValueError(f"{where}: unknown convention {convention!r}; there are {', '.join(known)}")
+    return known[convention]
+
+
+def _apply(
+    channel: Channel,
+    traj: Trajectories,
+    unit: Unit,
+    middle: Float[Tensor, "N #K"],
+    divisor: Float[Tensor, "N #K"],
+    silent: Bool[Tensor, "N #K"],
+) -> Channel:
+    """(value - middle) / divisor at every action, 0 where silent or unknown."""
+    if unit == "step":
+        step = traj.step.clamp(min=0).long()
+        middle, divisor, silent = (x.gather(1, step) for x in (middle, divisor, silent))
+    dtype, here = channel.value.dtype, channel.valid
+    if channel.value.shape[1] == middle.shape[1] == divisor.shape[1] == 1:
+        value = torch.where(here, channel.value, 0).double()
+    else:  # float64 on [N, T] would cost more than it is worth: b of equal numbers is their value in any dtype
+        here = here & traj.exists
+        value, middle, divisor = torch.where(here, channel.value, 0), middle.to(dtype), divisor.to(dtype)
+    result = torch.where(here & ~silent, (value - middle) / divisor, 0)
+    return Channel(result.to(dtype), channel.valid, channel.reasons)
+
+
+def _check(
+    over: str, unit: str, baseline: str, scale: str, scale_over: str | None, eps_where: str, single: str, ended: str
+) -> None:
+    allowed = {
+        "unit": (unit, get_args(Unit)),
+        "baseline": (baseline, get_args(Baseline)),
+        "scale": (scale, get_args(Scale)),
+        "eps_where": (eps_where, get_args(EpsWhere)),
+        "single": (single, get_args(Single)),
+        "ended": (ended, get_args(Ended)),
+    }
+    for name, (value, choices) in allowed.items():
+        if value not in choices:
+            raise ValueError(f"standardise: {name} must be one of {', '.join(choices)}, got {value!r}")
+    if unit == "rollout" and "step" in (over, scale_over):
+        raise ValueError('standardise: over="step" compares steps, so unit must be "step" or "action", got "rollout"')
+    for part, where in ((baseline, over), (scale, scale_over or over)):
+        if part.startswith("leave-one-out") and unit != "rollout" and (unit, where) != ("step", "step"):
+            raise ValueError(
+                f'standardise: "{part}" with unit="{unit}" over="{where}" would compare a rollout with itself; '
+                'leave out rollouts (unit="rollout"), or steps of one number (unit="step", over="step")'
+            )
+
+
+def _measure(
+    channel: Channel, traj: Trajectories, over: Over, unit: Unit, scale: Scale, ddof: int, ended: Ended
+) -> tuple[SetStatistics, Float[Tensor, "N K"], Bool[Tensor, "N K"]]:
+    """Statistics of each entry's set, its spread by `scale`, and whether nobody else is known there."""
+    ddof = 0 if scale == "rms" else ddof
+    if unit == "action" and over != "step":
+        stats = action_statistics(channel, traj, over, ddof=ddof)
+        alone = stats.count <= 1
+    else:
+        number, where, key = _entries(channel, traj, over, unit, ended)
+        stats = statistics(number, key, where, ddof=ddof)
+        alone = stats.count - where.double() <= 0
+        if scale == "leave-one-out-std":
+            return stats, _others_std(stats, number, where, key, ddof), alone
+    spread = (stats.std.square() + stats.mean.square()).sqrt() if scale == "rms" else stats.std
+    return stats, spread, alone
+
+
+def _entries(
+    channel: Channel, traj: Trajectories, over: Over, unit: Unit, ended: Ended
+) -> tuple[Float[Tensor, "N K"], Bool[Tensor, "N K"], Int[Tensor, "N K"]]:
+    """What is compared: (number, whether it counts, the set it belongs to), with K = 1, the steps, or T."""
+    if unit == "rollout":
+        number, where = at_start(channel, traj)
+        return number[:, None], where[:, None], sets(traj, over)
+    if unit == "action":
+        where = channel.valid & traj.own
+        return torch.where(where, channel.value, 0), where, sets(traj, over).expand(where.shape)
+    number, acts, known = _step_starts(channel, traj)
+    steps = torch.arange(acts.shape[1], device=traj.device)
+    if over != "step":
+        return number, known, sets(traj, over).expand(acts.shape)
+    if ended == "zero":
+        last = torch.where(acts, steps, -1).amax(1, keepdim=True)
+        over_by_then = steps > traj.step.amax(1, keepdim=True)
+        known = known | (over_by_then & (last >= 0) & known.gather(1, last.clamp(min=0)))
+    group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1]
+    return number, known, group[:, None] * len(steps) + steps
+
+
+def _step_starts(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, "N S"], Bool[Tensor, "N S"], Bool[Tensor, "N S"]]:
+    """(number, acts, known) of every step: a credit's number for it, its value at the first action taken in it (0 if unknown)."""
+    steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
+    position = torch.where(traj.own, torch.arange(traj.width, device=traj.device), traj.width)
+    first = position.new_full((len(traj), steps), traj.width).scatter_reduce(1, traj.step.clamp(min=0).long(), position, "amin")
+    acts, at = first < traj.width, first.clamp(max=traj.width - 1)
+    known = acts & channel.valid.expand(traj.mask.shape).gather(1, at)
+    return torch.where(known, channel.value.expand(traj.mask.shape).gather(1, at), 0), acts, known
+
+
+def _others_std(
+    stats: SetStatistics, number: Float[Tensor, "N K"], where: Bool[Tensor, "N K"], key: Int[Tensor, "N K"], ddof: int
+) -> Float[Tensor, "N K"]:
+    """Standard deviation of the other members, by taking the entry out of the sum of squares; exactly 0 where they are equal."""
+    own = where.double()
+    others = stats.count - own
+    squares = stats.std.square() * (stats.count - ddof).clamp(min=0)
+    # Without entry i: sum of squares - (x_i - mean)^2 n / (n - 1).
+    squares = squares - own * (number.double() - stats.mean).square() * stats.count / others.clamp(min=1)
+    enough = others > ddof
+    for edge in (stats.low, stats.high):  # others that are all equal are all the least, or all the greatest, of the set
+        at_edge = ((number.double() == edge) & where).double()
+        enough = enough & ((statistics(at_edge, key, where).mean * stats.count).round() - at_edge < others)
+    return torch.where(enough, squares.clamp(min=0) / (others - ddof).clamp(min=1), 0).sqrt()

@@ -1,0 +1,60 @@
+"""PRIME's treatment of rewards that come at every token: bounded returns, and a leave-one-out mean that weighs rollouts alike."""
+
+from __future__ import annotations
+
+import torch
+
+from payoff.catalogue import method
+from payoff.sets import sets, statistics
+from payoff.trajectories import Channel, Trajectories
+
+
+@method("prime-scale", kind="advantage", paper="arXiv:2502.01456", sees="batch")
+def unit_return(channel: Channel, traj: Trajectories, *, eps: float = 1e-6) -> Channel:
+    """Divide all payments by the largest return-to-go of the batch, so that no return leaves [-1, 1] (PRIME's reward scaling).
+
+    r_t / (max_{i, t} |sum_{k >= t} r_k| + eps), the maximum over known payments where the policy acted. An implicit reward grows
+    without bound with its model's log-ratio, and its coefficient cancels here. A transform of payments: put it first.
+
+    A batch of zeros stays 0. An unknown payment stays unknown and adds nothing to the returns before it.
+
+    >>> from payoff.examples import four_answers
+    >>> paid = Channel(torch.tensor([[1.0, -2.0, 5.0]]).repeat(4, 1), torch.ones(4, 1, dtype=torch.bool))
+    >>> unit_return(paid, four_answers(), eps=0.0).value[0]
+    tensor([ 0.2000, -0.4000,  1.0000])
+    """
+    paid = torch.where(channel.valid & traj.exists, channel.value, 0)
+    returns = paid.flip(1).cumsum(1).flip(1).abs()
+    batch = sets(traj, "batch")
+    row = torch.where(traj.own, returns, 0).amax(1, keepdim=True)
+    largest = statistics(row, batch, torch.ones_like(row, dtype=torch.bool)).high + eps
+    return Channel(torch.where(largest > 0, paid / largest.to(paid.dtype), 0), channel.valid, channel.reasons)
+
+
+@method("prime-rloo", kind="advantage", paper="arXiv:2502.01456", sees="group")
+def token_leave_one_out(channel: Channel, traj: Trajectories) -> Channel:
+    """Centre payments that come at every action by the other rollouts' means per action (PRIME).
+
+    A_t = (n r_t - sum_{i in group} m_i) / (n - 1), with m_i the mean of rollout i's known payments over its own actions and n the
+    rollouts that have any; so the mean of A over a rollout is m_i - mean_{j != i} m_j. Follow it with `return_to_go`, and with
+    `whiten` as the paper does; the outcome goes down a path of its own through `leave_one_out`.
+
+    Payments where the policy did not act stay as they are. A rollout alone gets 0; equal payments get exactly 0.
+
+    >>> from payoff.examples import four_answers
+    >>> paid = Channel(torch.tensor([[1.0, 3.0, 9.0], [0.0, 3.0, 9.0]] * 2), torch.ones(4, 1, dtype=torch.bool))
+    >>> traj = four_answers().replace(mask=torch.tensor([[1, 1, 0], [1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool())
+    >>> token_leave_one_out(paid, traj).value[:2]
+    tensor([[-1.5000,  2.5000,  9.0000],
+            [-3.5000,  2.5000,  0.0000]])
+    """
+    known = channel.valid & traj.own
+    paid = torch.where(channel.valid & traj.exists, channel.value, 0)
+    count = known.sum(1)
+    mean = torch.where(known, channel.value, 0).sum(1, dtype=torch.float64) / count.clamp(min=1)
+    found = statistics(mean, sets(traj, "group")[:, 0], count > 0)
+    n, others = found.count[:, None], (found.count - (count > 0).double())[:, None]
+    # n r - sum m, written as differences from the mean of the m, so that equal payments cancel exactly.
+    centred = (n / others.clamp(min=1)) * (paid.double() - found.mean[:, None])
+    centred = torch.where(others > 0, centred, 0).to(paid.dtype)
+    return Channel(torch.where(known, centred, paid), channel.valid, channel.reasons)

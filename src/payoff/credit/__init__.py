@@ -1,0 +1,1 @@
+"""Channel to per-action credit: which actions a reward weighs, before any baseline."""

@@ -1,0 +1,185 @@
+"""Writing tokens: from the model's logits to sampled rows, one batched pass per token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from payoff.policies.token_text import TokenText
+
+_BLOCK = 128  # uniform numbers are drawn for this many tokens of every row at a time
+_SHARE = 16  # ended rows leave the batch once they are at least one in this many
+
+
+@runtime_checkable
+class Session(Protocol):
+    """Rows being written; `logits` [N, V] are those of each row's next token."""
+
+    logits: Tensor
+
+    def step(self, tokens: Int[Tensor, " N"]) -> None:
+        """Append one token to every row."""
+
+    def keep(self, rows: Int[Tensor, " M"]) -> None:
+        """Go on with these rows, in this order."""
+
+
+@runtime_checkable
+class CausalModel(Protocol):
+    """What a `LanguageModel` needs of the network inside it (a `torch.nn.Module`)."""
+
+    vocabulary: int
+    choices: int  # ids below this one can be chosen
+    width: int  # of the state a token is chosen from
+    context: int | None  # the most tokens it can read, where there is a limit
+    device: torch.device
+
+    def score(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [M, V] after, and states [M, D] at, these places of rows padded at the end."""
+
+    def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Session:
+        """Read each context once, then go on with `copies` of each for up to `room` tokens."""
+
+    def frozen(self) -> CausalModel:
+        """What does not learn: a copy, or the same weights without their adapters."""
+
+
+class Choice(NamedTuple):
+    """How tokens are chosen; see `LanguageModel`."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+class Generated(NamedTuple):
+    """Rows as they were written; what lies beyond `count` means nothing."""
+
+    tokens: Int[Tensor, "N T"]
+    logp: Float[Tensor, "N T"]
+    count: Int[Tensor, " N"]
+    finished: Bool[Tensor, " N"]
+
+
+@torch.no_grad()
+def generate(
+    model: CausalModel,
+    text: TokenText,
+    choice: Choice,
+    contexts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    rng: torch.Generator,
+    *,
+    copies: int = 1,
+    noisy: int | None = None,
+    written: Sequence[Sequence[int]] | None = None,
+) -> Generated:
+    """Write `copies` rows after each context, each until it ends or has its context's limit of tokens.
+
+    noisy: so many tokens are sampled and the rest are the most likely ones (None: all are sampled). written: what of each
+    context is response already, where a stop string may have begun. Each context is read once, whatever `copies` is; rows
+    that have ended leave the batch. `rng` moves by one draw, which seeds the numbers of all rows; a row's numbers depend on
+    its place alone, not on how long other rows get.
+    """
+    device = model.device
+    limit = torch.tensor(limits, device=device).repeat_interleave(copies)
+    n, most, uneven = len(limit), max(limits), min(limits) < max(limits)
+    sampled = 0 if choice.temperature == 0 else most if noisy is None else noisy
+    noise = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
+    tokens = torch.zeros(most, n, dtype=torch.int64, device=device)
+    logp = torch.zeros(most, n, device=device)
+    count = torch.full((n,), most, device=device)
+    finished = torch.zeros(n, dtype=torch.bool, device=device)
+    rows = torch.arange(n, device=device)  # the row that each place of the batch writes
+    going = torch.ones_like(finished)  # places whose row has not ended
+    left = n
+    session = model.session(contexts, copies, most)
+    for t in range(most):
+        if t % _BLOCK == 0 and t < sampled:  # for all rows, ended or not, so that no row's numbers depend on the others
+            uniform = torch.rand(n, min(_BLOCK, most), generator=noise, dtype=torch.float64).T.contiguous().to(device)
+        all_here = len(rows) == n
+        log_probability = scaled(session.logits, choice.temperature).log_softmax(-1)
+        if t < sampled:
+            draw = uniform[t % _BLOCK] if all_here else uniform[t % _BLOCK, rows]
+            token = sample(log_probability, draw, top_k=choice.top_k, top_p=choice.top_p)
+        else:
+            token = log_probability.argmax(-1)
+        number = log_probability.gather(1, token[:, None])[:, 0]
+        if all_here:
+            tokens[t], logp[t] = token, number
+        else:
+            tokens[t, rows], logp[t, rows] = token, number
+        ended = text.ended(token, tokens[: t + 1], rows, written, copies)
+        full = limit[rows] == t + 1 if uneven else None
+        crowded = full is not None and bool(full.any())
+        if crowded or ended.any():
+            ended &= going
+            finished[rows[ended]] = True
+            if full is not None:
+                ended |= full & going
+            count[rows[ended]] = t + 1
+            going &= ~ended
+            left = int(going.sum())
+        if not left or t + 1 == most:
+            break
+        if crowded or (len(rows) - left) * _SHARE >= len(rows):  # a full row has no place for another token, even an ignored one
+            stay = _compact(going, left)
+            session.keep(stay)
+            rows, token, going = rows[stay], token[stay], going[stay]
+        session.step(token)
+    return Generated(tokens.T, logp.T, count, finished)
+
+
+def sample(logp: Float[Tensor, "N V"], uniform: Float[Tensor, " N"], *, top_k: int = 0, top_p: float = 1.0) -> Int[Tensor, " N"]:
+    """One token for every row, by inverting the distribution function at the row's number in [0, 1).
+
+    top_k: only the k most likely tokens (0: all); top_p: of these, the fewest most likely ones whose share of the probability
+    reaches p. What remains is scaled to 1. A token of probability 0 is never taken.
+
+    >>> logp = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    >>> [int(sample(logp, torch.tensor([u]), top_k=2)) for u in (0.0, 0.6, 0.7)]
+    [0, 0, 1]
+    """
+    ids = None
+    if 0 < top_k < logp.shape[1]:
+        logp, ids = logp.topk(top_k, dim=1)
+    elif top_p < 1:
+        logp, ids = logp.sort(dim=1, descending=True)
+    probability = logp.exp()
+    if top_p < 1:
+        wide = probability.double()
+        before = wide.cumsum(1) - wide
+        probability = torch.where(before < top_p * wide.sum(1, keepdim=True), probability, 0)
+    reached = probability.cumsum(1, dtype=torch.float64)
+    total = reached[:, -1]
+    # Rounding must not take u * total up to the total, behind the last token that has any probability.
+    aim = torch.minimum(uniform.double() * total, total.nextafter(torch.zeros_like(total)))
+    place = torch.searchsorted(reached, aim[:, None], right=True).clamp_(max=reached.shape[1] - 1)  # NaN would lie outside
+    return (place if ids is None else ids.gather(1, place))[:, 0]
+
+
+def scaled(logits: Float[Tensor, "*batch V"], temperature: float) -> Float[Tensor, "*batch V"]:
+    """Logits, in float32 at least, whose softmax is the distribution that log-probabilities are of."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits if temperature in (0, 1) else logits / temperature
+
+
+def usable_device(whose: str, name: str) -> torch.device:
+    """The device of this name, or ValueError when there is none."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"{whose}: device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _compact(going: Bool[Tensor, " n"], left: int) -> Int[Tensor, " left"]:
+    """The places that go on, each where it was if it can be: the last ones fill the gaps of those that ended."""
+    order = torch.arange(left, device=going.device)
+    order[~going[:left]] = going[left:].nonzero()[:, 0] + left
+    return order

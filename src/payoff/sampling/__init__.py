@@ -1,0 +1,1 @@
+"""Which prompts and which rollouts are trained on."""

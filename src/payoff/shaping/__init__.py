@@ -1,0 +1,1 @@
+"""Rewards to rewards: bounded, squashed, gated, mixed, and charged for length."""
