@@ -65,8 +65,8 @@ def every_pair(rewards, traj):
     """Each ordered pair of a group with different rewards, the better one first."""
     value, _ = outcome(rewards["reward"], traj)
     same = traj.group[:, None] == traj.group[None]
-    index = (same & (value[:, None] > value[None])).nonzero()
-    return Pairs(index, torch.ones(len(index), dtype=F64), torch.ones(len(index), dtype=F64))
+    index = (same & (value[:, None] > value[None])).nonzero().flip(0)  # pairs may come in any order
+    return Pairs(index, torch.ones(len(index), dtype=F64), value[index[:, 0]] - value[index[:, 1]])
 
 
 def logistic(now, traj, pairs):
@@ -75,7 +75,7 @@ def logistic(now, traj, pairs):
 
 
 def per_pair(pairs, traj):
-    return torch.full((len(pairs.label),), 1 / len(pairs.label), dtype=F64)
+    return pairs.weight / pairs.weight.sum()
 
 
 def one_by_one(policy, terms, tables, sizes, starts, reward):

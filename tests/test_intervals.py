@@ -102,7 +102,7 @@ def test_paired_difference_pairs_by_seed_and_not_by_order():
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=8), st.floats(-5, 5))
 def test_paired_difference_ignores_what_both_arms_share(noise, shift):
     arm = {i: value + shift for i, value in enumerate(noise)}
-    base = {i: value for i, value in enumerate(noise)}
+    base = dict(enumerate(noise))
     assert paired_difference(arm, base).value == pytest.approx(shift, abs=1e-9)
 
 

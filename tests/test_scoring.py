@@ -1,5 +1,6 @@
 import functools
 import json
+import random
 import tracemalloc
 
 import pytest
@@ -13,6 +14,8 @@ from payoff.probes import PROBES, Case, probes_of, same_answer
 from payoff.rewards import RewardError, as_signal, resolve_reward
 from payoff.rows import RowError, from_rows, to_rows
 from payoff.scoring import score_rows, validate
+from payoff.tasks.chain import Chain
+from payoff.tasks.reasoning_gym import ReasoningGym
 from payoff.trajectories import Channel, place_outcome, place_steps
 from payoff.validation import Bounds, told
 
@@ -411,8 +414,6 @@ def test_the_report_in_words_names_every_kind_and_shows_hostile_text_escaped():
 
 
 def case(gold, others=("5", "6", "7"), prompt="What?", phrase=lambda text: text):
-    import random
-
     return Case(prompt, gold, list(others), phrase, random.Random(0))
 
 
@@ -474,9 +475,17 @@ def test_answers_are_the_same_but_for_case_space_and_notation(a, b, same):
     assert same_answer(a, b) is same
 
 
-def test_real_scorers_are_caught_by_the_real_probes():
-    from payoff.tasks.reasoning_gym import ReasoningGym
+def test_a_lenient_reader_of_the_expected_form_is_caught_by_many_answers_in_that_form():
+    rows = [start.fields for start in Chain(terms=4).held_out_starts(20)]
+    strict = validate(resolve_reward("chain-answer"), rows, template="#{reference}.")
+    lenient = validate(resolve_reward("chain-answer-lenient"), rows, template="#{reference}.")
+    assert strict.verdict == "holds"
+    paid = {finding.probe: finding.rate.value for finding in lenient.findings}
+    assert paid["gold-among-many"] == paid["numbers-listed"] == 1.0
+    assert validate(resolve_reward("chain-answer"), rows, gold_field="solution").refused.value == 0.0
 
+
+def test_real_scorers_are_caught_by_the_real_probes():
     def report(name):
         task = ReasoningGym(name)
         return validate(resolve_reward(f"reasoning-gym:{name}"), [start.fields for start in task.held_out_starts(10)])

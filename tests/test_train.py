@@ -127,7 +127,7 @@ def test_splitting_a_batch_changes_no_gradient(tmp_path, cut):
 
 
 def test_an_invalid_verdict_changes_no_other_trajectorys_weight_but_through_counts(tmp_path):
-    parts, settings = parts_of(tmp_path, "train.epochs=1", "train.minibatches=1", "train.gradient_clip=0")
+    parts, _settings = parts_of(tmp_path, "train.epochs=1", "train.minibatches=1", "train.gradient_clip=0")
     parts = dataclasses.replace(parts, terms={"policy": parts.terms["policy"]})
     traj = annotate(parts.policy.rollout(parts.task.starts(3, torch.Generator()), 4, torch.Generator()), parts)
     rewards = parts.signal(traj)
@@ -185,7 +185,7 @@ def test_a_batch_mostly_without_verdict_stops_the_run_and_says_why(tmp_path):
         reasons = {int(i): "the judge did not answer" for i in traj.id[~valid].tolist()}
         return {name: constant(torch.zeros(len(traj)), valid, reasons) for name in ("format", "length")}
 
-    with pytest.raises(TrainingError, match="8 of 12 rollouts have no verdict.*8 x the judge did not answer.*max_invalid = 0.5"):
+    with pytest.raises(TrainingError, match=r"8 of 12 rollouts have no verdict.*8 x the judge did not answer.*max_invalid = 0.5"):
         train(dataclasses.replace(parts, signal=judge), settings)
     progress = train(dataclasses.replace(parts, signal=judge), dataclasses.replace(settings, max_invalid=0.7))
     assert progress.history[-1]["invalid"] == pytest.approx(2 / 3)

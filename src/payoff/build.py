@@ -75,7 +75,8 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
         faults.append(loaded.fault((), "there is no reward: `reward` names no channel"))
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
-    parts = Parts(policy, task, join(signals), terms, shapings, selections, reference)
+    made = {channel: part for channel, part in signals.items() if part is not None}  # all: what is not made is a fault above
+    parts = Parts(policy, task, join(made), terms, shapings, selections, reference)
     options = {name: getattr(run.train, name) for name in Settings.__dataclass_fields__ if name in type(run.train).model_fields}
     settings = Settings(
         **{**options, "seed": seed},
@@ -172,8 +173,15 @@ def _lifted(part: Any, spec: Part, channel: str, run: RunFile) -> Signal | None:
     record = getattr(part.func if isinstance(part, functools.partial) else part, "__method__", None)
     if record is not None and record.kind != "grader":
         return part
-    options = {"workers": run.scoring.workers, "deadline": run.scoring.deadline, "cache": run.scoring.cache}
-    return signal(part, name=channel, sees=record.sees if record else "item", **options)
+    how = run.scoring
+    return signal(
+        part,
+        name=channel,
+        sees=record.sees if record else "item",
+        workers=how.workers,
+        deadline=how.deadline,
+        cache=how.cache,
+    )
 
 
 def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, faults: list[str], loaded: Loaded) -> Term:

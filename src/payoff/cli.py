@@ -11,7 +11,6 @@ from payoff import __version__
 from payoff.commands import about, app, rows, training  # noqa: F401  # each registers its commands with the app
 from payoff.terminal import configure, report_usage
 
-
 ORDER = ("init", "train", "compare", "score", "validate", "methods", "doctor", "pretrain")
 app.registered_commands.sort(key=lambda command: ORDER.index(command.callback.__name__))  # type: ignore[union-attr]
 

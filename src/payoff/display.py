@@ -109,7 +109,7 @@ def last_metrics(folder: Path) -> dict[str, Any]:
         return {}
     if not rows:
         return {}
-    evaluated = next((row for row in reversed(rows) if row.get("truth") is not None), {})
+    evaluated: dict[str, Any] = next((row for row in reversed(rows) if row.get("truth") is not None), {})
     return {**rows[-1], "truth": evaluated.get("truth"), "kl": evaluated.get("kl")}
 
 

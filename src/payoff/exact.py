@@ -240,20 +240,26 @@ def _slopes(
 def _weights(term: Term, target: Channel | Pairs, traj: Trajectories, size: int) -> Tensor:
     """The aggregation's weights of every batch, as if it were the only one.
 
-    They follow from masks alone, so batches with equal masks share them, and one of each kind is asked.
+    They follow from masks alone (of pairs, from their weights), so one batch is asked for all that have the same ones.
     """
     owner = (target.index[:, 0] if isinstance(target, Pairs) else torch.arange(len(traj), device=traj.device)) // size
+    order = owner.argsort(stable=True)
     if isinstance(target, Pairs):
-        masks = torch.bincount(owner, minlength=len(traj) // size)[:, None]
+        if not len(owner):
+            return target.weight
+        count = torch.bincount(owner, minlength=len(traj) // size)
+        place = torch.arange(len(order), device=traj.device) - (count.cumsum(0) - count)[owner[order]]
+        masks = target.weight.new_full((len(count), int(count.max())), -1)
+        masks[owner[order], place] = target.weight[order]
     else:
         counted = torch.cat([x.int() for x in (traj.own, target.valid.expand(traj.mask.shape) & traj.exists, traj.step)], 1)
         masks = counted.unique(dim=0, return_inverse=True)[1].view(-1, size)
     kind = masks.unique(dim=0, return_inverse=True)[1]
-    order = owner.argsort(stable=True)
-    result = None
+    result: Tensor | None = None
     for k in kind[owner].unique().tolist():
         members = (kind == k).nonzero()[:, 0]
         batch, rows = alone(traj, int(members[0]), size)
+        part: Channel | Pairs
         if isinstance(target, Pairs):
             mine = order[owner[order] == members[0]]
             part = Pairs(target.index[mine] - rows[0], target.label[mine], target.weight[mine])
@@ -266,7 +272,8 @@ def _weights(term: Term, target: Channel | Pairs, traj: Trajectories, size: int)
         (result if weight.ndim == 1 else result[:, : batch.width])[everywhere] = weight.repeat(
             len(members), *[1] * (weight.ndim - 1)
         )
-    return traj.mask.new_zeros(0, dtype=torch.float64) if result is None else result
+    assert result is not None  # there is at least one batch
+    return result
 
 
 def _gradient(value: Tensor, policy: Enumerated) -> Float[Tensor, " P"]:

@@ -62,8 +62,8 @@ def signal(
     It answers with a number; a sequence of numbers, one for each step; a mapping from channel to either; or a `Verdict` of these.
     None, NaN, infinity, text, a wrong count, an exception: invalid, with the reason in `Channel.reasons`. None or NaN in a sequence
     makes that step invalid; a failed row is unknown at its end, or at every step where its channel has step numbers. What is no
-    mapping goes into the channel called `name` (by default the grader's name). The channels are those of any row of this batch or of
-    an earlier one; a row that lacks one has no verdict there.
+    mapping goes into the channel called `name` (by default the grader's name). The channels are those of any row of this batch or
+    of an earlier one; a row that lacks one has no verdict there.
 
     sees:     "group" or "batch": every argument is a list over the members, in row order, and the answer a sequence as long.
     workers:  0 grades in process; more start that many processes at the first batch, which need a grader that can be pickled.

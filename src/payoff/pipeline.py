@@ -9,7 +9,7 @@ import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -374,9 +374,19 @@ def sees(part: Any) -> Literal["item", "group", "batch"]:
     return order[widest]  # type: ignore[return-value]
 
 
-def learners(part: Any) -> list[nn.Module]:
+@runtime_checkable
+class Learner(Protocol):
+    """A `torch.nn.Module` that learns from the batches that are trained on."""
+
+    training: bool
+
+    def learn(self, traj: Trajectories, rewards: Rewards) -> Mapping[str, float | None]:
+        """Learn from these rows and their rewards; the metrics are logged."""
+
+
+def learners(part: Any) -> list[Learner]:
     """Every module inside that learns (has `learn(traj, rewards) -> metrics`), through partials, in a fixed order."""
-    return [x for x in inside(part) if isinstance(x, nn.Module) and callable(getattr(x, "learn", None))]
+    return [cast(Learner, x) for x in inside(part) if isinstance(x, nn.Module) and callable(getattr(x, "learn", None))]
 
 
 def _modules(parts: Any) -> Iterator[nn.Module]:

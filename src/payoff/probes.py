@@ -52,7 +52,9 @@ def junk(case: Case) -> str:
 
 
 def _numbered(case: Case) -> str | None:
-    return " ".join(map(str, range(100))) if case.gold is not None and _number(case.gold) is not None else None
+    if case.gold is None or _number(case.gold) is None:
+        return None
+    return " ".join(case.phrase(str(k)) for k in range(100))
 
 
 def _near(case: Case) -> str | None:
@@ -94,7 +96,7 @@ def _among(case: Case) -> str | None:
         return None
     listed = [*case.others[:9]]
     listed.insert(len(listed) // 2, case.gold)
-    return ", ".join(listed)
+    return ", ".join(map(case.phrase, listed))
 
 
 def _format_only(case: Case) -> str:
@@ -118,7 +120,7 @@ PROBES: tuple[Probe, ...] = (
     Probe("gold-denied", "not the right answer", _from_gold(lambda c, g: c.phrase(f"not {g}"))),
     Probe("gold-then-other", "the right answer, or another", _with_other(lambda c, g, o: c.phrase(f"{g} or {o}"))),
     Probe("other-then-gold", "another answer, or the right one", _with_other(lambda c, g, o: c.phrase(f"{o} or {g}"))),
-    Probe("gold-among-many", "the right answer in a list of up to ten", _among),
+    Probe("gold-among-many", "up to ten answers, the right one among them", _among),
     Probe("numbers-listed", "every number from 0 to 99", _numbered),
     Probe("gold-buried", "the right answer in the middle of junk", _from_gold(lambda c, g: f"{junk(c)} {g} {junk(c)}")),
     Probe(

@@ -174,7 +174,7 @@ def write_results(
         arm["seeds"][str(request.seed)] = {**outcome, **relative}
     statuses = [outcome["status"] for outcome in outcomes.values()]
     status = "finished" if all(s == "finished" for s in statuses) else "interrupted" if "interrupted" in statuses else "failed"
-    order = [name for name in (run.arms or {"run": None}) if name in arms]
+    order = [name for name in (run.arms or ["run"]) if name in arms]
     per_run = run.train.updates * run.train.starts * run.train.rollouts
     results = {
         "schema": SCHEMA,

@@ -19,7 +19,7 @@ import torch
 from payoff.grading import GraderError, MissingFieldError
 from payoff.pipeline import Signal, checked_rewards, needs, part_name, sees
 from payoff.probes import PROBES, Case, probes_of, same_answer
-from payoff.rewards import RewardError, one_line
+from payoff.rewards import RewardError, as_signal, one_line, resolve_reward
 from payoff.rows import RECORDED, Row, RowError, from_rows, group_key
 from payoff.trajectories import Channel, Trajectories, fresh_ids, outcome, per_step
 from payoff.validation import GOLD, Attempt, Bounds, ValidationReport, judge
@@ -266,3 +266,6 @@ def _chosen(channel: str | None, there: Sequence[str], name: str) -> str:
     if channel not in there:
         raise RewardError(f"reward {name!r} gives no channel {channel!r}; it gives: {', '.join(there)}")
     return channel
+
+
+__all__ = ["RewardError", "Scores", "as_signal", "resolve_reward", "score_rows", "validate"]

@@ -45,7 +45,7 @@ class SetStatistics(NamedTuple):
     equal:       all that count are equal, decided in the input's dtype; so is a set of one, and an empty one
     """
 
-    count: Float[Tensor, "*shape"]
+    count: Float[Tensor, "*shape"]  # type: ignore[assignment]  # the field takes the place of tuple.count
     mean: Float[Tensor, "*shape"]
     std: Float[Tensor, "*shape"]
     low: Float[Tensor, "*shape"]
@@ -75,14 +75,17 @@ def statistics(
     equal, some = low >= high, count > 0
     low, high = torch.where(some, low, 0).double(), torch.where(some, high, 0).double()
     mean = torch.where(equal, low, total / count.clamp(min=1))
-    squares = zeros.index_add(0, index, torch.where(keep, x64 - mean[index], 0).square())
+    of = lambda number: number.index_select(0, index)  # of the set of each entry
+    mean_of, equal_of = of(mean), of(equal)
+    squares = zeros.index_add(0, index, torch.where(keep, x64 - mean_of, 0).square())
     enough = ~equal & (count > ddof)
     variance = torch.where(enough, squares / (count - ddof).clamp(min=1), 1)
     std = torch.where(enough, variance.sqrt(), 0)
-    others = count[index] - keep.double()
-    others_mean = torch.where(equal[index], low[index], (total[index] - x64) / others.clamp(min=1))
+    count_of = of(count)
+    others = count_of - keep.double()
+    others_mean = torch.where(equal_of, of(low), (of(total) - x64) / others.clamp(min=1))
     others_mean = torch.where(others > 0, others_mean, x64)
-    entries = (count[index], mean[index], std[index], low[index], high[index], others_mean, equal[index])
+    entries = (count_of, mean_of, of(std), of(low), of(high), others_mean, equal_of)
     return SetStatistics(*(entry.reshape(x.shape) for entry in entries))
 
 
@@ -106,13 +109,13 @@ def siblings(traj: Trajectories) -> Int[Tensor, " N"]:
     it is one more sample of that choice. Everyone else is alone.
     """
     own_set = torch.arange(len(traj), device=traj.device)
-    if traj.parent is None:
+    if traj.parent is None or traj.fork is None:
         return own_set
     branch = traj.parent >= 0
-    pair = torch.stack([torch.where(branch, traj.parent, -1), torch.where(branch, traj.fork, -1 - own_set)], 1)
+    pair = torch.stack([torch.where(branch, traj.parent, -1), torch.where(branch, traj.fork, -1 - own_set), traj.group], 1)
     key = pair.unique(dim=0, return_inverse=True)[1]
     above = _rows_of(traj.parent, traj)
-    child = (above >= 0).nonzero().squeeze(1)
+    child = ((above >= 0) & (traj.group[above.clamp(min=0)] == traj.group)).nonzero().squeeze(1)
     bounds = [
         torch.full_like(key, fill).scatter_reduce(0, above[child], traj.fork[child], how, include_self=False)
         for fill, how in ((-1, "amin"), (-2, "amax"))
@@ -124,7 +127,7 @@ def siblings(traj: Trajectories) -> Int[Tensor, " N"]:
 def owner(traj: Trajectories) -> Int[Tensor, "N T"]:
     """The id of the row that sampled each action; a shared prefix has one owner (an ancestor outside the batch is named too)."""
     result = traj.id[:, None].repeat(1, traj.width)
-    if traj.parent is None:
+    if traj.parent is None or traj.fork is None:
         return result
     above = _rows_of(traj.parent, traj)[:, None]
     inherited = (torch.arange(traj.width, device=traj.device) < traj.fork[:, None]) & (traj.parent >= 0)[:, None]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 _ids = itertools.count()
 _ids_lock = threading.Lock()
-_BLOCK = 1024  # rows summed at a time, so that the temporaries of a large batch stay in the cache
+_BLOCK = 1 << 19  # entries summed at a time, so that the temporaries of a large batch stay in the cache
 
 
 class StopReason(IntEnum):
@@ -207,7 +207,7 @@ def concatenate(parts: Sequence[Trajectories]) -> Trajectories:
     t = max(part.width for part in parts)
     for name, keys in (("logp", [set(p.logp) for p in parts]), ("extras", [set(p.extras) for p in parts])):
         if any(k != keys[0] for k in keys):
-            odd = sorted(set.union(*keys) - set.intersection(*keys))
+            odd = sorted(keys[0].union(*keys) - keys[0].intersection(*keys))
             raise ValueError(f"concatenate: {name} {odd} are in some parts and missing in others")
     if len({bool(p.items) for p in parts if len(p)}) > 1:
         raise ValueError("concatenate: some parts have items and others have none")
@@ -252,7 +252,7 @@ Rewards = dict[str, Channel]
 class Pairs(NamedTuple):
     """Preferences between rows of one batch: `index[:, 0]` against `index[:, 1]`, label 1 where the first is better."""
 
-    index: Int[Tensor, "P 2"]
+    index: Int[Tensor, "P 2"]  # type: ignore[assignment]  # the field takes the place of tuple.index
     label: Float[Tensor, " P"]
     weight: Float[Tensor, " P"]
 
@@ -287,9 +287,11 @@ def place_steps(
 
 def outcome(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     """All that is paid in a trajectory; valid when every part of it is known (0 where it is not)."""
-    blocks = [(torch.where(here & v, x, 0).sum(1), (v | ~here).all(1)) for here, x, v in _row_blocks(channel, traj)] or [
-        (channel.value.new_zeros(0), channel.valid.new_zeros(0))
-    ]
+    if channel.valid.shape[1] == 1:  # one verdict for the whole trajectory: no need to look for it at every position
+        blocks = [(torch.where(here, x, 0).sum(1), v[:, 0]) for here, x, v in _row_blocks(channel, traj)]
+    else:
+        blocks = [(torch.where(here & v, x, 0).sum(1), (v | ~here).all(1)) for here, x, v in _row_blocks(channel, traj)]
+    blocks = blocks or [(channel.value.new_zeros(0), channel.valid.new_zeros(0))]
     total, valid = (torch.cat(column) for column in zip(*blocks, strict=True))
     return torch.where(valid, total, 0), valid
 
@@ -372,11 +374,12 @@ def prefix_gains(score: Float[Tensor, "N T1"], traj: Trajectories, *, discount: 
 
 
 def _row_blocks(channel: Channel, traj: Trajectories):
-    """(exists, value, valid) of a thousand rows at a time, all [n, T] or broadcastable to it."""
+    """(exists, value, valid) of some rows at a time, all [n, T] or broadcastable to it."""
     value, valid = channel.value.expand(traj.mask.shape), channel.valid
     position = torch.arange(traj.width, device=traj.device)
-    for a in range(0, len(traj), _BLOCK):
-        rows = slice(a, a + _BLOCK)
+    size = max(1, _BLOCK // max(traj.width, 1))
+    for a in range(0, len(traj), size):
+        rows = slice(a, a + size)
         yield position < traj.length[rows, None], value[rows], valid[rows]
 
 

@@ -16,6 +16,7 @@ from payoff.intervals import wilson
 SLACK = 1e-6  # rewards are float32
 MOST_INVALID = 0.2  # a larger share without verdict leaves the question open
 GOLD = "gold"
+Word = Literal["holds", "fails", "inconclusive"]
 
 
 class Attempt(NamedTuple):
@@ -82,7 +83,7 @@ class ValidationReport:
 
     reward: str
     channel: str
-    verdict: Literal["holds", "fails", "inconclusive"]
+    verdict: Word
     says: str
     rows: int
     without_gold: int
@@ -166,7 +167,16 @@ def told(report: ValidationReport, *, shown: int = 3) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _verdict(channel, findings, golds, probes, refused: Estimate, paid: Estimate, bounds: Bounds):
+def _verdict(
+    channel: str,
+    findings: Sequence[Finding],
+    golds: Sequence[Attempt],
+    probes: Sequence[Attempt],
+    refused: Estimate,
+    paid: Estimate,
+    bounds: Bounds,
+) -> tuple[Word, str]:
+    """The word and the sentence that goes with it."""
     gold_share = f"gold scores at least {bounds.gold:g} in {refused.n - sum(_wrong(a, bounds) for a in golds)} of {refused.n} rows"
     scope = f"within {len({a.probe for a in probes})} kinds of undeserving answers on {paid.n} rows"
     bad = [f for f in findings if f.probe != GOLD and f.wrong]

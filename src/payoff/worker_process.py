@@ -286,12 +286,11 @@ def main(control: int, board: int, *files: int) -> None:
             _die_with(starter)
             return work(socket.socket(fileno=given[0]), mmap.mmap(board, 0), number, files[number], source)
     end = time.monotonic() + GRACE
-    while workers and time.monotonic() < end:
+    while workers:
+        if time.monotonic() > end:
+            _kill(list(workers))
         _bury(workers)
         time.sleep(0.002)
-    _kill(list(workers))
-    for pid in workers:
-        os.waitpid(pid, 0)
     return None
 
 
@@ -371,9 +370,7 @@ def _die_with(starter: int) -> None:
 
 def _kill(pids: list[int]) -> None:
     for pid in pids:
-        for end in (os.killpg, os.kill):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                end(pid, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)  # a child of ours, so its number is nobody else's until `_bury`
 
 
 def _bury(workers: dict[int, int]) -> list[tuple[int, int]]:

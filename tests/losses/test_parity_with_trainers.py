@@ -18,6 +18,11 @@ pytestmark = pytest.mark.slow  # importing the trainers takes seconds
 N, T = 6, 7
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 class Batch:
     """A random batch with tool text inside, in our structure and as the plain tensors of the trainers."""
 

@@ -12,6 +12,11 @@ ALL = (policy_gradient, ppo_clip, dual_clip)
 CLIPPED = (ppo_clip, dual_clip)
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 def column(*values: float) -> Channel:
     return Channel(torch.tensor(values)[:, None], torch.ones(len(values), 1, dtype=torch.bool))
 

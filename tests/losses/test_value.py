@@ -11,6 +11,11 @@ from payoff.trajectories import Channel, Trajectories
 BOTH = (value_loss, clipped_value_loss)
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 def column(*values: float) -> Channel:
     return Channel(torch.tensor(values)[:, None], torch.ones(len(values), 1, dtype=torch.bool))
 

@@ -55,14 +55,15 @@ def test_the_foundation_imports_only_what_lies_below_it():
 def test_method_rooms_import_the_foundation_and_not_one_another(path):
     room = room_of(module_of(path))
     allowed = {room} | MAY_ALSO.get(room, set())
-    others = {m for m in imports_of(path) if m not in FOUNDATION and room_of(m) not in allowed and m != "payoff"}
+    rows = {"payoff.row_files"} if room == "models" else set()  # labelled rows are what a model is fitted on
+    others = {m for m in imports_of(path) if m not in FOUNDATION | rows and room_of(m) not in allowed and m != "payoff"}
     assert not others, f"{module_of(path)} imports {sorted(others)}"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if room_of(module_of(p)) in {"policies", "tasks"}], ids=module_of)
 def test_policies_and_tasks_import_the_foundation_and_their_own_room(path):
     room = room_of(module_of(path))
-    graders = {"payoff.grading", "payoff.rows"}  # a task of rows reads rows, and its truth may be a grader
+    graders = {"payoff.grading", "payoff.rows", "payoff.rewards"}  # a task of rows reads rows, and its truth may be a grader
     others = {m for m in imports_of(path) if m not in FOUNDATION | graders and room_of(m) != room and m != "payoff"}
     assert not others, f"{module_of(path)} imports {sorted(others)}"
 
@@ -106,6 +107,6 @@ def test_files_stay_readable_in_one_sitting():
 
 
 def test_nothing_is_left_unfinished():
-    marks = re.compile(r"\bTODO\b|\bFIXME\b|\bXXX\b|NotImplementedError|except( Exception)?:\s*pass")
+    marks = re.compile(r"\bTODO\b|\bFIXME\b|\bXXX\b|raise NotImplementedError|except( Exception)?:\s*pass")
     hits = {module_of(p): m.group(0) for p in FILES if (m := marks.search(p.read_text(encoding="utf-8")))}
     assert not hits, hits

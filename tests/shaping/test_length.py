@@ -55,7 +55,9 @@ def test_length_penalty_by_hand():
     assert outcome(length_penalty(nothing(traj), traj), traj)[0].tolist() == pytest.approx([0, 0, -0.01, -1])
 
 
-@pytest.mark.parametrize("charge", [lambda c, t: length_penalty(c, t, rate=1.0, free=1), lambda c, t: soft_overlong(c, t, limit=3, margin=3)])
+@pytest.mark.parametrize(
+    "charge", [lambda c, t: length_penalty(c, t, rate=1.0, free=1), lambda c, t: soft_overlong(c, t, limit=3, margin=3)]
+)
 def test_a_charge_is_added_at_the_end_to_what_is_paid_there_and_nothing_else_changes(charge):
     traj = four_answers()
     reward = Channel(torch.arange(12.0).reshape(4, 3), torch.ones(4, 1, dtype=torch.bool))

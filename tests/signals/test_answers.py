@@ -127,11 +127,15 @@ def test_references_may_be_numbers_or_several():
     assert answer_match("LA", ["New York", "nyc"]) == 0.0
 
 
+def test_a_reference_may_be_a_whole_solution_that_marks_its_answer():
+    assert answer_match("It is \\boxed{42}", "40 + 2 = 42\n#### 42") == 1.0
+    assert answer_match("#### 41", r"so \boxed{42}.") == 0.0
+    assert answer_match("#6.", "3-7=6;#6.", pattern=r"#(\d)\.$") == 1.0
+
+
 @pytest.mark.parametrize("grader", [answer_match, math_equal])
 @pytest.mark.parametrize("reference", [None, "", "  ", [], [None]])
 def test_without_a_reference_there_is_no_verdict(grader, reference):
-    if grader is math_equal:
-        pytest.importorskip("math_verify")
     verdict = grader("7", reference)
     assert isinstance(verdict, Verdict)
     assert not verdict.valid

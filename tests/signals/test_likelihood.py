@@ -8,12 +8,15 @@ from payoff.trajectories import Trajectories, outcome
 TRAJ = four_answers()
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 def test_the_k1_penalty_adds_up_to_minus_the_log_ratio_of_the_whole_response():
-    traj = TRAJ.replace(logp={"old": -torch.rand(4, 3), "ref": -torch.rand(4, 3)})
+    traj = TRAJ.replace(logp={name: -torch.rand(4, 3, dtype=torch.float64) for name in ("old", "ref")})
     total, valid = outcome(kl_penalty(traj)["kl"], traj)
-    expected = [
-        float(traj.logp["ref"][i, :n].sum() - traj.logp["old"][i, :n].sum()) for i, n in enumerate(traj.length.tolist())
-    ]
+    expected = [float(traj.logp["ref"][i, :n].sum() - traj.logp["old"][i, :n].sum()) for i, n in enumerate(traj.length.tolist())]
     assert total.tolist() == pytest.approx(expected)
     assert valid.all()
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payoff.catalogue import index
+from payoff.grading import signal
 from payoff.tasks.chain import (
     ALPHABET,
     Chain,
@@ -204,14 +205,23 @@ SUPERFLUOUS = "3-7=6;6+0=6;6+7=3;6+7=3;3-5=9;#9."  # needed, superfluous, needed
 @pytest.mark.parametrize(
     ("grader", "right", "gamed", "empty"),
     [
-        (chain_steps, [1, 1, 1, 0], [1, 1, 1, 1, 0, 0], []),
-        (chain_needed_steps, [1, 1, 1, 0], [1, 0, 1, 0, 0, 0], []),
+        (chain_steps, [1, 1, 1, 0], [1, 1, 1, 1, 0, 0], [0]),
+        (chain_needed_steps, [1, 1, 1, 0], [1, 0, 1, 0, 0, 0], [0]),
     ],
 )
-def test_step_graders_give_one_number_per_piece(grader, right, gamed, empty):
+def test_step_graders_give_one_number_per_piece_and_one_for_nothing(grader, right, gamed, empty):
     for response, expected in ((RIGHT, right), (SUPERFLUOUS, gamed), ("", empty)):
         arguments = (PROMPT,) if grader is chain_needed_steps else ()
         assert grader(*arguments, pieces(response)).value == expected
+
+
+def test_step_graders_are_valid_signals_on_rollouts_and_pay_each_step_where_it_ends():
+    traj = rollouts(PROMPT, [SUPERFLUOUS, RIGHT[:-1], "#8.", ""])
+    for grader, per_row in ((chain_steps, [4.0, 3.0, 0.0, 0.0]), (chain_needed_steps, [2.0, 3.0, 0.0, 0.0])):
+        (channel,) = signal(grader)(traj).values()
+        assert channel.valid.all()
+        assert outcome(channel, traj)[0].tolist() == per_row
+        assert channel.value[0].nonzero()[0].item() == 5  # the first step's ";"
 
 
 def test_an_unfinished_step_is_not_graded_and_a_malformed_one_is_wrong():
@@ -306,7 +316,7 @@ def test_task_and_graders_are_in_the_catalogue():
 # --- the teacher
 
 
-def taught(noise: Noise, n: int = 4000, prompt: str = "3-7+7-5-9-4=") -> list[str]:
+def taught(noise: Noise, n: int = 1000, prompt: str = "3-7+7-5-9-4=") -> list[str]:
     rng = random.Random(0)
     return [write_solution(prompt, noise, rng) for _ in range(n)]
 
@@ -323,18 +333,18 @@ def test_wrong_results_come_at_their_rate_and_are_carried_on_from():
 
 
 def test_skipped_terms_and_wrong_answers_come_at_their_rates():
-    assert share(sum(5 - response.count(";") for response in taught(Noise(skipped_term=0.03))), 20_000, 0.03)
+    assert share(sum(5 - response.count(";") for response in taught(Noise(skipped_term=0.03))), 5_000, 0.03)
     wrong = sum(not response.endswith("#1.") for response in taught(Noise(wrong_answer=0.1)))  # 3-7+7-5-9-4 = -15 = 5
     right = sum(response.endswith("#5.") for response in taught(Noise(wrong_answer=0.1)))
-    assert share(right, 4000, 0.9)
-    assert share(4000 - wrong, 4000, 0.1 / 9)  # each wrong digit equally often
+    assert share(right, 1000, 0.9)
+    assert share(1000 - wrong, 1000, 0.1 / 9)  # each wrong digit equally often
 
 
 def test_superfluous_steps_come_at_their_rate_change_nothing_and_stay_within_the_limit():
     readings = [read_solution("3-7+7-5-9-4=", response) for response in taught(Noise(superfluous=0.05))]
     extra = [step for reading in readings for step in reading.steps if not step.needed]
-    # each of 20,000 places gets 0.05 * (1 + 1/2 + 1/4 + ...) = 0.1 of them; their number's variance is under 0.3
-    assert abs(len(extra) / 20_000 - 0.1) < 4 * math.sqrt(0.3 / 20_000)
+    # each of 5,000 places gets 0.05 * (1 + 1/2 + 1/4 + ...) = 0.1 of them; their number's variance is under 0.3
+    assert abs(len(extra) / 5_000 - 0.1) < 4 * math.sqrt(0.3 / 5_000)
     assert all(step.correct for step in extra)
     assert all(reading.missing == 0 and reading.answer == "5" for reading in readings)
     assert max(map(len, taught(Noise(superfluous=1.0)))) <= 72
@@ -344,8 +354,8 @@ def test_believed_facts_are_wrong_in_the_same_way_every_time():
     noise = Noise(believed=1.0, hard={("6", "+", "7"): "4"})
     assert taught(noise, 1) == ["3-7=6;6+7=4;4-5=9;9-9=0;0-4=6;#6."]
     steps = [response[6:12] for response in taught(Noise(believed=0.6, hard=noise.hard))]
-    assert share(steps.count("6+7=4;"), 4000, 0.6)
-    assert share(steps.count("6+7=3;"), 4000, 0.4)
+    assert share(steps.count("6+7=4;"), 1000, 0.6)
+    assert share(steps.count("6+7=3;"), 1000, 0.4)
 
 
 def test_hard_facts_are_distinct_never_right_and_never_about_zero():

@@ -56,7 +56,7 @@ def _reduced(channel: Channel, traj: Trajectories) -> list[Float[Tensor, "N 1"]]
             torch.where(known, x, torch.inf).amin(1).double(),
             torch.where(known, x, -torch.inf).amax(1).double(),
         )
-        for x, known, _ in _blocks(channel, traj, None)
+        for _, x, known in _blocks(channel, traj)
     ]
     columns = [torch.cat(column)[:, None] for column in zip(*parts, strict=True)]
     return [torch.where(columns[0] > 0, column, 0) for column in columns]
@@ -67,7 +67,7 @@ def _squares(channel: Channel, traj: Trajectories, mean: Float[Tensor, "N 1"]) -
     if _uniform(channel):
         count = torch.where(channel.valid, traj.own.sum(1, keepdim=True), 0).double()
         return count * (torch.where(count > 0, channel.value, 0).double() - mean).square()
-    parts = [torch.where(known, x - m, 0).square().sum(1) for x, known, m in _blocks(channel, traj, mean)]
+    parts = [torch.where(known, x - mean[rows], 0).square().sum(1) for rows, x, known in _blocks(channel, traj)]
     return torch.cat(parts)[:, None]
 
 
@@ -75,12 +75,10 @@ def _uniform(channel: Channel) -> bool:
     return channel.value.shape[1] == channel.valid.shape[1] == 1
 
 
-def _blocks(
-    channel: Channel, traj: Trajectories, mean: Float[Tensor, "N 1"] | None
-) -> Iterator[tuple[Tensor, Bool[Tensor, "n T"], Tensor | None]]:
-    """(value, known own action, mean) of some rows at a time; at least one block."""
+def _blocks(channel: Channel, traj: Trajectories) -> Iterator[tuple[slice, Tensor, Bool[Tensor, "n T"]]]:
+    """(which rows, value, known own action) of some rows at a time; at least one block."""
     value, valid, own = channel.value.expand(traj.mask.shape), channel.valid, traj.own
     rows = max(1, _ENTRIES // max(traj.width, 1))
     for start in range(0, max(len(traj), 1), rows):
         part = slice(start, start + rows)
-        yield value[part], own[part] & valid[part], None if mean is None else mean[part]
+        yield part, value[part], own[part] & valid[part]

@@ -150,6 +150,6 @@ def _mean_of_others(x: Float[Tensor, " N"], known: Tensor, traj: Trajectories) -
 
 
 def _charged(channel: Channel, traj: Trajectories, charge: Float[Tensor, "N S"], compared: Tensor) -> Channel:
-    charge = place_steps(charge.to(channel.value.dtype), torch.ones_like(charge, dtype=torch.bool), traj)
+    placed = place_steps(charge.to(channel.value.dtype), torch.ones_like(charge, dtype=torch.bool), traj)
     here = channel.valid & traj.exists & compared[:, None]
-    return Channel(torch.where(here, channel.value - charge.value, 0), channel.valid, channel.reasons)
+    return Channel(torch.where(here, channel.value - placed.value, 0), channel.valid, channel.reasons)

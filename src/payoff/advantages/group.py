@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from payoff.advantages.normalise import Convention, Ended, resolve, standardise
+from payoff.advantages.normalise import Convention, Ended, Unit, resolve, standardise
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
@@ -87,7 +87,7 @@ def mean_baseline(channel: Channel, traj: Trajectories, *, over: Among = "group"
     >>> mean_baseline(credit, four_answers()).value.T
     tensor([[ 0.5000, -0.5000,  0.0000,  0.0000]])
     """
-    unit = "step" if over == "step" else "rollout"
+    unit: Unit = "step" if over == "step" else "rollout"
     return standardise(channel, traj, over=over, unit=unit, baseline="mean", scale="none", ended=ended)
 
 
@@ -100,8 +100,9 @@ def leave_one_out(channel: Channel, traj: Trajectories, *, over: Among = "group"
     over "group" (or "siblings"): each rollout counts by its credit at its first action, and its baseline is the same at
     all its actions. over "step", for credits that differ by step (return-to-go, immediate): the other rollouts' credit at the
     first action of their step of the same number; a rollout that ended before counts 0, what it still earns (`ended="zero"`,
-    provided that its last step is known), or not at all ("absent"). Both are unbiased, and for a return-to-go "zero" has less
-    variance than one baseline for all steps. A rollout that has such a step but does not act in it takes no part.
+    provided that its last step is known), or not at all ("absent"). A rollout that has such a step but does not act in it takes
+    no part. For a return-to-go "zero" is unbiased with less variance than one baseline for all steps; "absent" is biased: a
+    rollout that is the only one to get that far loses its credit there.
 
     Equal numbers get exactly 0; so does an entry with no other to compare with: a set of one, or the only one known.
 
@@ -114,5 +115,5 @@ def leave_one_out(channel: Channel, traj: Trajectories, *, over: Among = "group"
             [0., 2., 1.],
             [0., 0., 0.]])
     """
-    unit = "step" if over == "step" else "rollout"
+    unit: Unit = "step" if over == "step" else "rollout"
     return standardise(channel, traj, over=over, unit=unit, baseline="leave-one-out", scale="none", ended=ended)

@@ -37,7 +37,8 @@ def token_leave_one_out(channel: Channel, traj: Trajectories) -> Channel:
 
     A_t = (n r_t - sum_{i in group} m_i) / (n - 1), with m_i the mean of rollout i's known payments over its own actions and n the
     rollouts that have any; so the mean of A over a rollout is m_i - mean_{j != i} m_j. Follow it with `return_to_go`, and with
-    `whiten` as the paper does; the outcome goes down a path of its own through `leave_one_out`.
+    `whiten` as the paper does; the outcome goes down a path of its own through `leave_one_out`. A rollout's own mean takes part in
+    its baseline, so that as a return-to-go later actions weigh up to n / (n - 1) times too much.
 
     Payments where the policy did not act stay as they are. A rollout alone gets 0; equal payments get exactly 0.
 

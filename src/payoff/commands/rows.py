@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -110,7 +110,7 @@ class _Tally:
         self.started = self.said = self.clock()
         self.valid: Counter[str] = Counter()
         self.invalid: Counter[str] = Counter()
-        self.total: Counter[str] = Counter()
+        self.total: defaultdict[str, float] = defaultdict(float)
         self.reasons: Counter[str] = Counter()
 
     def passing(self, rows: Any) -> Any:

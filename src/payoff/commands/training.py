@@ -94,21 +94,27 @@ def pretrain(
     """Train the small transformer on a noisy teacher's traces: how the shipped checkpoint was made."""
 
     def work() -> Answer:
-        from payoff.pretrain import pretrain_chain
+        from payoff.pretrain import Progress, pretrain_chain
 
         if task != "chain":
             raise LookupError(f"unknown task {task!r} to pretrain on; allowed: chain")
         if out.exists():
             raise FileExistsError(f"{out}: exists already; choose another --out")
-        last = [time.monotonic()]
+        said = time.monotonic()
+        began: dict[str, float] = {}  # when each stage had its first step behind it
 
-        def progress(line: str) -> None:
-            if not quiet and time.monotonic() - last[0] > 2:
-                last[0] = time.monotonic()
-                say(line)
+        def progress(done: Progress) -> None:
+            nonlocal said
+            now = time.monotonic()
+            since = now - began.setdefault(done.stage, now)
+            if not quiet and now - said > 2:
+                said = now
+                seconds = since / max(done.step - 1, 1) * (done.steps - done.step)
+                left = f", about {seconds:.0f} s left in this stage" if done.step > 1 else ""
+                say(f"{done.stage}: step {done.step}/{done.steps}, loss {done.loss:.3f}{left}")
 
         results = pretrain_chain(seed=seed, out=out, steps_scale=scale, progress=progress)
-        return Answer(text=f"wrote {out}\n", results=results if isinstance(results, dict) else {})
+        return Answer(text=f"wrote {out}\n", results=results._asdict())
 
     run_command("pretrain", work, False)
 

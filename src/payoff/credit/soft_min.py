@@ -8,7 +8,7 @@ from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories, per_step, spread_steps
 
 
-@method("pure", kind="credit", paper="arXiv:2504.15275")
+@method("pure", kind="credit", paper="arXiv:2504.15275", pays=True)
 def soft_min(process: Channel, traj: Trajectories, *, temperature: float = 0.1) -> Channel:
     """Weigh each step's reward by how near it is to the worst one (PURE, eq. 5-6).
 

@@ -97,4 +97,4 @@ def _counts(target: Channel, traj: Trajectories) -> Bool[Tensor, "N T"]:
 
 
 def _share(counts: Bool[Tensor, "N T"], size: Tensor, target: Channel) -> Float[Tensor, "N T"]:
-    return torch.where(counts, 1 / size.clamp(min=1).to(target.value.dtype), 0)
+    return torch.where(counts, 1 / size.to(target.value.dtype), 0)

@@ -37,9 +37,9 @@ def policy_gradient(evaluation: Evaluation, traj: Trajectories, target: Channel)
             [ 2.,  0.,  0.]])
     """
     counts = traj.own & target.valid
-    logp = torch.where(counts, evaluation.logp, 0)
     advantage = torch.where(counts, target.value, 0)
-    return LossOutput(torch.where(counts, -advantage * logp, 0), _means(counts, {"logp": logp}))
+    terms = torch.where(counts, -advantage * evaluation.logp, 0)
+    return LossOutput(terms, _means(counts, {"logp": evaluation.logp}))
 
 
 @method("ppo-clip", kind="loss", paper="arXiv:1707.06347", needs=("old",))

@@ -41,8 +41,8 @@ def value_loss(evaluation: Evaluation, traj: Trajectories, target: Channel) -> L
 def clipped_value_loss(evaluation: Evaluation, traj: Trajectories, target: Channel, *, clip: float = 0.2) -> LossOutput:
     """The value loss that stops once the value has moved far enough: max((V - R)^2, (V_clip - R)^2) / 2.
 
-    V_clip = V_old + min(max(V - V_old, -clip), clip), V_old = traj.extras["values"] [N, T+1], the critic's values when the batch was
-    made. No gradient where V has moved by more than `clip` towards R; full gradient where it has moved away.
+    V_clip = V_old + min(max(V - V_old, -clip), clip), V_old = traj.extras["values"] [N, T+1], the critic's values when the batch
+    was made. No gradient where V has moved by more than `clip` towards R; full gradient where it has moved away.
     `clip` is in units of the return, so it depends on the reward's scale. clip -> infinity is `value_loss`.
 
     Metrics as there, and clip_fraction, the share of terms where the bound took effect.

@@ -61,7 +61,7 @@ class Generated(NamedTuple):
 
     tokens: Int[Tensor, "N T"]
     logp: Float[Tensor, "N T"]
-    count: Int[Tensor, " N"]
+    count: Int[Tensor, " N"]  # type: ignore[assignment]  # the field takes the place of tuple.count
     finished: Bool[Tensor, " N"]
 
 

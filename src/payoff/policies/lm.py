@@ -86,6 +86,11 @@ class LanguageModel(nn.Module):
         """Where the model is, and where trajectories come from."""
         return self.model.device
 
+    @property
+    def width(self) -> int:
+        """How many numbers a hidden state has."""
+        return self.model.width
+
     def rollout(self, starts: Sequence[Start], n: int, rng: torch.Generator) -> Trajectories:
         """n responses to every start's field "prompt", row by row in the order of the starts; one group per start.
 
@@ -159,8 +164,8 @@ class LanguageModel(nn.Module):
         """Log-probabilities [N, T] of the recorded tokens where the policy acted, 0 elsewhere, with gradient.
 
         more: entropy [N, T] of the distribution at the temperature, and mean_logp [N, T], the mean of its log-probabilities
-        over the tokens that can be chosen, both 0 where nothing was acted; hidden [N, T, D], the state each action was chosen
-        from; values [N, T+1] of the states before each action and, at index length, after the last; 0 beyond.
+        over the tokens that can be chosen, both 0 where nothing was acted; hidden [N, T+1, D], the states before each action
+        and, at index length, after the last; values [N, T+1] of these states; 0 beyond.
         Raises ValueError for something wanted that is not offered, or for rows longer than the model's context.
         """
         if want - self.offers:
@@ -168,8 +173,8 @@ class LanguageModel(nn.Module):
         traj = traj.to(self.device)
         prompts = self._prompts(traj)
         before = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
-        states = traj.length + ("values" in want)  # how many states of each row are looked at
         wide = bool(want & {"values", "hidden"})
+        states = traj.length + wide  # how many states of each row are looked at
         looked = torch.arange(traj.width + 1, device=self.device) < states[:, None] if wide else traj.mask
         rows, places = looked.nonzero(as_tuple=True)
         tokens = self._packed(traj, prompts, before, states)
@@ -195,14 +200,96 @@ class LanguageModel(nn.Module):
         if "mean_logp" in want:
             more["mean_logp"] = on_grid(logits[:, : self.model.choices].mean(-1) - log_total)
         if "hidden" in want:
-            exists = places < traj.length[rows]
-            more["hidden"] = on_grid(state[exists], where=(rows[exists], places[exists]))
+            more["hidden"] = on_grid(state, 1, (rows, places))
         if "values" in want:
             values = self.value_head(state.to(self.value_head.weight.dtype))[:, 0]
             more["values"] = on_grid(values, 1, (rows, places))
         return Evaluation(on_grid(logits.gather(1, chosen[:, None])[:, 0] - log_total), more)
 
+    def read(self, rows: Sequence[Mapping[str, Any]]) -> Trajectories:
+        """Stored responses as rollouts: the text of "prompt" (or "messages") and "response" encoded, steps cut as in `rollout`.
+
+        items: the row's fields and those of a rollout; rows of the same prompt are a group. logp["old"] is this policy's own, and
+        every response counts as finished. Text may be encoded otherwise than it was sampled, and has no end token.
+        Raises ValueError with the row's number (from 1) for a missing or empty text, one that the tokenizer cannot write, or more
+        tokens than the context holds.
+
+        >>> from payoff.policies.embedded import transformer
+        >>> policy = transformer(width=8, layers=1, heads=1)
+        >>> traj = policy.read([{"prompt": "3-7=", "response": "3-7=6;#6."}])
+        >>> traj.items[0]["steps"], traj.step[0].tolist()
+        (['3-7=6;', '#6.'], [0, 0, 0, 0, 0, 0, 1, 1, 1])
+        """
+        if not rows:
+            raise ValueError("LanguageModel: read needs at least one row")
+        items, actions = [], []
+        for number, row in enumerate(rows, 1):
+            try:
+                prompt = row.get("messages", row.get("prompt"))
+                item = self._read(Start(str(row.get("start", number)), {**row, "prompt": prompt}))
+                ids = self._encoded(row.get("response"))
+            except ValueError as error:
+                raise ValueError(f"LanguageModel: row {number}: {error}") from None
+            size, context = len(item["prompt_ids"]) + len(ids), self.model.context
+            if context is not None and size > context:
+                raise ValueError(f"LanguageModel: row {number} has {size} tokens, more than the model's context of {context}")
+            items.append(item)
+            actions.append(torch.tensor(ids, device=self.device))
+        length = torch.tensor([len(ids) for ids in actions], device=self.device)
+        tokens = nn.utils.rnn.pad_sequence(actions, batch_first=True)
+        mask = torch.arange(tokens.shape[1], device=self.device) < length[:, None]
+        step, texts = self._token_text().texts(tokens, length)
+        same = {tuple(item["prompt_ids"]): None for item in items}
+        groups = dict(zip(same, fresh_ids(len(same)).tolist(), strict=True))
+        traj = Trajectories(
+            mask=mask,
+            length=length,
+            group=torch.tensor([groups[tuple(item["prompt_ids"])] for item in items], device=self.device),
+            step=step,
+            stop=torch.full_like(length, int(StopReason.finished)),
+            actions=tokens,
+            id=fresh_ids(len(length)).to(self.device),
+            items=[{**item, **text} for item, text in zip(items, texts, strict=True)],
+        )
+        logp = torch.zeros(mask.shape, device=self.device)
+        with torch.no_grad():
+            for some in torch.arange(len(traj), device=self.device).split(64):
+                part = self.evaluate(traj.select(some)).logp
+                logp[some, : part.shape[1]] = part.to(logp.dtype)
+        return traj.replace(logp={"old": logp})
+
+    def reference(self) -> LanguageModel:
+        """The policy as it is now, frozen: what `logp["ref"]` comes from.
+
+        A copy of the weights; with LoRA the same weights with the adapters off, so that nothing is copied, and then it is the
+        model before any training, whenever it is asked for.
+
+        >>> from payoff.policies.embedded import transformer
+        >>> policy = transformer(width=8, layers=1, heads=1, context=8)
+        >>> any(p.requires_grad for p in policy.reference().parameters())
+        False
+        """
+        return LanguageModel(
+            self.model.frozen(),
+            self.tokenizer,
+            max_tokens=self.max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            stop=self.stop,
+            step_separator=self.step_separator,
+        )
+
     # --- inside
+
+    def _encoded(self, response: Any) -> list[int]:
+        """The ids of a stored response."""
+        if not isinstance(response, str) or not response:
+            raise ValueError(f"a response must be text that is not empty, got {response!r}")
+        encode = getattr(self.tokenizer, "encode", None)
+        if encode is None:
+            raise ValueError("this policy's tokenizer only decodes, so stored text cannot be read")
+        return encode(response)
 
     def _read(self, start: Start) -> dict[str, Any]:
         """What the item of every response to this start holds."""
@@ -305,29 +392,6 @@ class LanguageModel(nn.Module):
         if self._text is None or self._text.device != self.device:
             self._text = TokenText(self.tokenizer, self.model.vocabulary, self.stop, self.step_separator, self.device)
         return self._text
-
-
-def reference(policy: LanguageModel) -> LanguageModel:
-    """The policy as it is now, frozen: what `logp["ref"]` comes from.
-
-    A copy of the weights; with LoRA the same weights with the adapters off, so that nothing is copied, and then it is the
-    model before any training, whenever it is asked for.
-
-    >>> from payoff.policies.embedded import transformer
-    >>> policy = transformer(width=8, layers=1, heads=1, context=8)
-    >>> any(p.requires_grad for p in reference(policy).parameters())
-    False
-    """
-    return LanguageModel(
-        policy.model.frozen(),
-        policy.tokenizer,
-        max_tokens=policy.max_tokens,
-        temperature=policy.temperature,
-        top_k=policy.top_k,
-        top_p=policy.top_p,
-        stop=policy.stop,
-        step_separator=policy.step_separator,
-    )
 
 
 def _fitted(tensor: Tensor, width: int) -> Tensor:

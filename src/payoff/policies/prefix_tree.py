@@ -28,6 +28,13 @@ class PrefixTree(nn.Module):
     (2, [[0, 0], [0, 1], [1, 0]], [2, 2, 1])
     """
 
+    actions: Tensor
+    length: Tensor
+    exists: Tensor
+    edge: Tensor
+    _digit: Tensor
+    _first: Tensor
+
     def __init__(self, vocabulary: int, horizon: int, stop: int | None = None) -> None:
         super().__init__()
         for name, size in (("vocabulary", vocabulary), ("horizon", horizon)):

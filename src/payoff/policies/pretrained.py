@@ -53,8 +53,9 @@ class HubTokenizer:
         return text, list(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # the template has written them already
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of several tokens, special ones left out."""
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The text of several tokens, special ones and end tokens left out."""
+        ids = [i for i in ids if i not in self.ends]
+        return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @cached_property
     def pieces(self) -> list[str]:
@@ -82,7 +83,7 @@ class HubTokenizer:
 class HubModel(nn.Module):
     """A causal model of `transformers` (with or without `peft` around it) as `LanguageModel` sees it."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:  # a module of `transformers` or `peft`, with methods a plain module lacks
         super().__init__()
         self.network = network
         head = network.get_output_embeddings()
@@ -254,7 +255,12 @@ def pretrained(
         raise ValueError(f"pretrained: dtype must be one of {sorted(_DTYPES)}, got {dtype!r}")
     place = usable_device("pretrained", device)
     adapters = None if lora is None else _lora_config(lora)
-    network = _from_pretrained(transformers.AutoModelForCausalLM, model, "model", dtype=_DTYPES[dtype])
+    network, found = _from_pretrained(
+        transformers.AutoModelForCausalLM, model, "model", dtype=_DTYPES[dtype], output_loading_info=True
+    )
+    lacking = sorted(found["missing_keys"])
+    if lacking:
+        raise ValueError(f"pretrained: the model {model!r} lacks {len(lacking)} of its weights, such as {lacking[0]}")
     words = _from_pretrained(transformers.AutoTokenizer, model, "tokenizer")
     if adapters is not None:
         network = _with_lora(network, adapters, seed)
@@ -286,15 +292,15 @@ def _from_pretrained(kind: Any, name: str, what: str, **options: Any) -> Any:
     try:
         with _without_bars():
             return kind.from_pretrained(str(folder) if local else name, **options)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # of many libraries; all mean that this cannot be loaded
+        reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason if len(reason) <= 200 else reason[:197] + "..."
         if local:
-            raise ValueError(f"pretrained: cannot load the {what} in folder {name!r}: {reason}") from None
+            raise ValueError(f"pretrained: cannot load the {what} in folder {name!r}: {reason}") from error
         raise ValueError(
             f"pretrained: cannot get the {what} {name!r} from the hub, and there is no such folder (offline, misspelt, or without "
             f"access?): {reason}"
-        ) from None
+        ) from error
 
 
 @contextlib.contextmanager
@@ -317,7 +323,8 @@ def _lora_config(options: Mapping[str, Any]) -> Any:
     known = sorted(f.name for f in dataclasses.fields(peft.LoraConfig) if f.init)
     for name in options:
         if name not in known:
-            like = difflib.get_close_matches(name, known, n=1)
+            usual = {"rank": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}  # what other tools call them
+            like = [usual[name]] if name in usual else difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"pretrained: unknown LoRA option {name!r}" + (f"; did you mean {like[0]}?" if like else ""))
     try:
         return peft.LoraConfig(**{"task_type": "CAUSAL_LM", "target_modules": "all-linear", **options})

@@ -140,7 +140,8 @@ class Tabular(nn.Module):
         if "mean_logp" in want:
             more["mean_logp"] = torch.where(exists, rows.mean(2), 0)
         if "values" in want:
-            more["values"] = torch.where(alive, self.critic[table, state], 0)
+            critic: Tensor = self.critic  # type: ignore[assignment]  # there is one, or it would not be offered
+            more["values"] = torch.where(alive, critic[table, state], 0)
         return Evaluation(logp, more)
 
     # --- everything, enumerated

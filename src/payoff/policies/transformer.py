@@ -9,7 +9,7 @@ import copy
 import math
 import os
 import pickle
-import tempfile
+import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -348,16 +348,16 @@ def save_transformer(
         "weights": {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    # Opened as any new file is, so that its mode follows the umask; a temporary file of the library would be its owner's alone.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with unfinished.open("xb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def load_transformer(path: str | Path) -> tuple[Transformer, CharacterTokenizer]:

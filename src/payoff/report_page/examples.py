@@ -107,8 +107,9 @@ def _listed(found: Sequence[tuple[float, Rollout]]) -> list[Example]:
     kept: list[tuple[float, Rollout]] = []
     for gap, r in sorted(found, key=lambda item: -item[0]):
         alike[r.arm, r.response] = alike.get((r.arm, r.response), 0) + 1
-        if alike[r.arm, r.response] == 1 and starts.get(r.start, 0) < PER_START:
-            starts[r.start] = starts.get(r.start, 0) + 1
+        start = r.start or r
+        if alike[r.arm, r.response] == 1 and starts.get(start, 0) < PER_START:
+            starts[start] = starts.get(start, 0) + 1
             kept.append((gap, r))
     shown = _spread(
         kept, LISTED, lambda item: (item[1].arm, item[1].phase), lambda item: (item[1].arm, item[1].phase, item[1].seed)
@@ -131,7 +132,8 @@ def _spread(items: Sequence[T], most: int, *kinds: Callable[[T], Hashable]) -> l
 
 def _beside(example: Example, groups: dict[Hashable, list[Rollout]]) -> Example:
     r = example.rollout
-    others = [o for o in groups[r.arm, r.seed, r.update, r.start] if o.truth is not None and o.truth > _truth(r)]
+    group = groups[r.arm, r.seed, r.update, r.start] if r.start else []
+    others = [o for o in group if o.truth is not None and o.truth > _truth(r)]
     return example._replace(best=max(others, key=lambda o: (_truth(o), o.total or 0.0))) if others else example
 
 
@@ -139,7 +141,7 @@ def _disagreements(everything: Iterable[Rollout]) -> list[list[Rollout]]:
     """Per prompt that several arms met at the same seed and update, one rollout of each arm: widest apart in mean truth first."""
     met: dict[Hashable, dict[str, list[Rollout]]] = {}
     for r in everything:
-        if r.truth is not None:
+        if r.truth is not None and r.start:
             met.setdefault((r.seed, r.update, r.start), {}).setdefault(r.arm, []).append(r)
     found = []
     for arms in met.values():
@@ -149,8 +151,8 @@ def _disagreements(everything: Iterable[Rollout]) -> list[list[Rollout]]:
             usual = [min(rollouts, key=lambda r: abs(_truth(r) - means[arm])) for arm, rollouts in arms.items()]
             found.append((apart, usual))
     found.sort(key=lambda item: -item[0])
-    seen: set[str] = set()
-    return [usual for _, usual in found if not (usual[0].start in seen or seen.add(usual[0].start))]
+    first = {usual[0].start: usual for _, usual in reversed(found)}  # of each prompt the widest
+    return [usual for _, usual in found if first[usual[0].start] is usual]
 
 
 def _sampled(everything: Sequence[Rollout], per_phase: int) -> list[Example]:

@@ -19,7 +19,7 @@ from payoff.report_page.svg import chart_svg, forest_svg, key_svg
 from payoff.report_page.tokens import Record, channels, example_html, island, limit, prompt_html, record
 from payoff.report_page.wording import attribute, markup, plural, prose, whole
 
-ROOM = 3_000_000  # characters for examples; past it the random ones go first
+ROOM = 3_000_000  # characters for examples; past it the random ones go first, then the ends of long ones
 TITLES = {"reward-truth": "Reward and truth", "kl": "Truth against KL", "learning": "Is it learning", "cost": "Cost"}
 QUESTIONS = {
     "reward-truth": "Does the reward an arm optimises still mean what it stands for?",
@@ -101,13 +101,14 @@ def _both(wide: str, narrow: str) -> str:
 
 
 def _fitting(run: Run) -> tuple[Examples, list[Record]]:
-    """The examples and their records; too much text drops random ones, never what was chosen for a reason."""
+    """The examples and their records: too much text drops random ones first, then shortens all; what was chosen always stays."""
     usual = 2 if len(run.arms) < 3 else 1
-    for per_phase in range(usual, -1, -1):
+    for per_phase, longest in [*((n, 2000) for n in range(usual, -1, -1)), (0, 1000), (0, 500), (0, 250)]:
         chosen = choose(run, per_phase=per_phase)
         examples = chosen.flat()
-        records = [record(example, row) for example, row in zip(examples, read([e.rollout for e in examples]))]
-        if sum(len(r["prompt"]) + 2 * len(r["response"]) + 40 * len(r["tokens"]) for r in records) < ROOM:
+        rows = read([example.rollout for example in examples])
+        records = [record(example, row, longest=longest) for example, row in zip(examples, rows)]
+        if sum(2 * len(r["prompt"]) + 2 * len(r["response"]) + 60 * len(r["tokens"]) for r in records) < ROOM:
             break
     return chosen, records
 

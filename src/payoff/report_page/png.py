@@ -112,8 +112,8 @@ def _plot(axes: Axes, plot: Plot, chart: Chart) -> None:
         if rule.low is not None and rule.high is not None:
             axes.axvspan(rule.low, rule.high, color=PART, alpha=0.14, linewidth=0)
         axes.axvline(rule.at, color=PART, linewidth=1.5)
-    for x, y in plot.alarms:
-        axes.plot([x], [y], "^", color=INK, markersize=6)
+    for at, value in plot.alarms:
+        axes.plot([at], [value], "^", color=INK, markersize=6)
     axes.set_xlim(*chart.x_range)
     axes.set_ylim(*y_range(plot))
     if plot.label:

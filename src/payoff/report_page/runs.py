@@ -31,7 +31,7 @@ class Rollout:
     phase: str
     update: int
     id: str
-    start: str
+    start: str  # "" where it is not stored
     response: str  # a digest: equal for responses that differ in case and white space alone
     total: float | None
     truth: float | None
@@ -51,15 +51,15 @@ class Seed:
     rollouts: list[Rollout]
     reasons: Counter[tuple[str, str]]
     files: dict[str, str]
-    _known: dict[tuple[str, str], Curve] = field(default_factory=dict, repr=False, compare=False)
+    _columns: dict[str, list[float | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def curve(self, key: str, *, x: str = "rollouts") -> Curve:
         """(x, number) of every update that has both, in the order of x."""
-        if (key, x) not in self._known:
-            found = [(number(row.get(x)), number(row.get(key))) for row in self.metrics]
-            known = [(at, value) for at, value in found if at is not None and value is not None]
-            self._known[key, x] = sorted(known, key=lambda point: point[0])
-        return self._known[key, x]
+        for name in (x, key):
+            if name not in self._columns:
+                self._columns[name] = [number(row.get(name)) for row in self.metrics]
+        pairs = zip(self._columns[x], self._columns[key])
+        return sorted(((at, value) for at, value in pairs if at is not None and value is not None), key=lambda point: point[0])
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _index(row: Mapping[str, Any], arm: str, seed: int, path: Path, offset: int)
         phase if phase in PHASES else "end",
         int(update) if update is not None else 0,
         str(row.get("id")),
-        str(row.get("start")),
+        "" if row.get("start") is None else str(row["start"]),
         _digest(str(row.get("response"))),
         number(row.get("total")),
         number(row.get("truth")),

@@ -9,6 +9,7 @@ from itertools import pairwise
 from payoff.report_page.charts import Chart, Forest, Line, Plot, extent, tick_text, ticks, y_range
 from payoff.report_page.wording import attribute, label, short
 
+Real = int | float
 LEFT, RIGHT = 44, 12
 
 
@@ -90,7 +91,7 @@ def mark_class(colour: str) -> str:
 
 
 def _plot(
-    plot: Plot, x: Callable[[float], float], x_range: tuple[float, float], across: tuple[int, int], down: tuple[int, int]
+    plot: Plot, x: Callable[[Real], Real], x_range: tuple[Real, Real], across: tuple[int, int], down: tuple[int, int]
 ) -> list[str]:
     (left, right), (top, bottom) = across, down
     limits = y_range(plot)
@@ -121,7 +122,7 @@ def _plot(
     return parts
 
 
-def _line(line: Line, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _line(line: Line, x: Callable[[Real], Real], y: Callable[[Real], Real]) -> str:
     points = [(x(at), y(value)) for at, value in line.points]
     colour = mark_class(line.colour)
     text = f'<path class="line {line.weight} {colour}" d="{_path(points)}"/>' if len(points) > 1 else ""
@@ -130,13 +131,13 @@ def _line(line: Line, x: Callable[[float], float], y: Callable[[float], float]) 
     return text
 
 
-def _scale(domain: tuple[float, float], pixels: tuple[float, float], *, root: bool = False) -> Callable[[float], float]:
+def _scale(domain: tuple[Real, Real], pixels: tuple[Real, Real], *, root: bool = False) -> Callable[[Real], Real]:
     bend = (lambda v: math.sqrt(max(v, 0.0))) if root else (lambda v: v)
     low, high = bend(domain[0]), bend(domain[1])
     return lambda v: pixels[0] + (bend(v) - low) / (high - low or 1.0) * (pixels[1] - pixels[0])
 
 
-def _root_ticks(high: float, width: int) -> list[float]:
+def _root_ticks(high: Real, width: int) -> list[float]:
     """Ticks of a square-root axis: of 0, 1, 2, 5, 10 ... those that have room."""
     size = 10.0 ** math.floor(math.log10(high))
     candidates = [0.0, *(m * size / d for d in (100, 10, 1) for m in (1, 2, 5)), *(m * size * 10 for m in (1,))]
@@ -147,38 +148,23 @@ def _root_ticks(high: float, width: int) -> list[float]:
     return kept
 
 
-def _path(points: list[tuple[float, float]]) -> str:
+def _path(points: list[tuple[Real, Real]]) -> str:
     """A path through the points in whole tenths, relative after the first: half the characters of an absolute one."""
-    whole = [(round(10 * px), round(10 * py)) for px, py in points]
-    text = [f"M{_t(whole[0][0])} {_t(whole[0][1])}l"]
-    for (ax, ay), (bx, by) in pairwise(whole):
-        dx, dy = _t(bx - ax), _t(by - ay)
-        text.append(f"{dx}{dy}" if dy.startswith("-") else f"{dx} {dy}")
-    out = text[0]
-    for piece in text[1:]:
-        out += piece if out[-1] == "l" or piece.startswith("-") else f" {piece}"
-    return out
+    tenths = [(round(10 * px), round(10 * py)) for px, py in points]
+    steps = [(bx - ax, by - ay) for (ax, ay), (bx, by) in pairwise(tenths)]
+    rest = " ".join(f"{dx / 10:g} {dy / 10:g}" for dx, dy in steps).replace(" -", "-")
+    return f"M{tenths[0][0] / 10:g} {tenths[0][1] / 10:g}l{rest}"
 
 
-def _t(tenths: int) -> str:
-    return (
-        str(tenths // 10)
-        if tenths % 10 == 0
-        else f"{tenths / 10:.1f}".replace("0.", ".", 1)
-        if abs(tenths) < 10
-        else f"{tenths / 10:.1f}"
-    )
-
-
-def _n(value: float) -> str:
+def _n(value: Real) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _clamp(value: float, low: float, high: float) -> float:
+def _clamp(value: Real, low: Real, high: Real) -> Real:
     return min(max(value, low), high)
 
 
-def _rect(kind: str, x: float, y: float, width: float, height: float) -> str:
+def _rect(kind: str, x: Real, y: Real, width: Real, height: Real) -> str:
     return f'<rect class="{kind}" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"/>'
 
 

@@ -15,17 +15,16 @@ from payoff.report_page.examples import Example
 from payoff.report_page.runs import number
 from payoff.report_page.wording import attribute, cut, markup, plural, short
 
-LONGEST_TEXT, LONGEST_TOKENS = 20_000, 2_000
 CLIP = 0.98
 Record = dict[str, Any]
 
 
-def record(example: Example, row: Mapping[str, Any]) -> Record:
-    """What the page keeps of a stored row: cut to a readable size, numbers to five digits, lists to equal length."""
+def record(example: Example, row: Mapping[str, Any], *, longest: int = 2000) -> Record:
+    """What the page keeps of a stored row: at most `longest` tokens and ten times as many characters, numbers to five digits."""
     r = example.rollout
     tokens = [str(token) for token in _list(row.get("tokens"))]
     mask = [bool(own) for own in _list(row.get("mask"))] or [True] * len(tokens)
-    n = min(len(tokens), len(mask), LONGEST_TOKENS)
+    n = min(len(tokens), len(mask), longest)
     steps = [int(number(step) or 0) for step in _list(row.get("step"))]
     kept: Record = {
         "arm": r.arm,
@@ -35,7 +34,7 @@ def record(example: Example, row: Mapping[str, Any]) -> Record:
         "id": row.get("id"),
         "start": row.get("start"),
     }
-    kept |= {key: cut(_text(row.get(key)), LONGEST_TEXT) for key in ("prompt", "response", "reference")}
+    kept |= {key: cut(_text(row.get(key)), 10 * longest) for key in ("prompt", "response", "reference")}
     kept |= {
         "truth": r.truth,
         "total": r.total,

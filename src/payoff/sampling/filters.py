@@ -18,7 +18,7 @@ from payoff.trajectories import Rewards, Trajectories, outcome
 
 @method("keep-all", kind="selection")
 def keep_all(rewards: Rewards, traj: Trajectories) -> Int[Tensor, " M"]:
-    """Every row.
+    """Keep every row, in order: no filter at all.
 
     >>> from payoff.examples import four_answers
     >>> keep_all({}, four_answers())

@@ -7,6 +7,8 @@ of one and the same answer is not constant; and a per-group scale afterwards era
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories, outcome, place_outcome
 
 
-class _Running(nn.Module):
+class _Running(nn.Module, ABC):
     """Count, mean, sum of squared deviations, least and greatest of all known outcomes, in float64."""
 
     count: Tensor
@@ -54,8 +56,9 @@ class _Running(nn.Module):
         self.low.copy_(torch.minimum(self.low, x.min()))
         self.high.copy_(torch.maximum(self.high, x.max()))
 
+    @abstractmethod
     def _shape(self, x: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
-        raise NotImplementedError
+        """The outcomes on the scale of what was seen."""
 
 
 @method("par-mean-std", kind="shaping", paper="arXiv:2502.18770", sees="batch")

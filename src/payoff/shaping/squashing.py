@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import cache
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -222,9 +223,8 @@ def _reference_scores(
     return torch.where(given, scores, 0), given
 
 
-def _finite(item: Mapping[str, object], field: str) -> list[float]:
-    scores = item.get(field)
-    return [float(score) for score in scores or () if score is not None and math.isfinite(score)]  # type: ignore[union-attr]
+def _finite(item: Mapping[str, Any], field: str) -> list[float]:
+    return [float(score) for score in item.get(field) or () if score is not None and math.isfinite(score)]
 
 
 @cache

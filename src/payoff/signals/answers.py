@@ -31,13 +31,12 @@ _NUMBER = re.compile(
 
 
 @method("answer-match", kind="grader")
-def answer_match(
-    response: str, reference: Reference = None, *, pattern: str | None = None, tolerance: float = 0.0
-) -> float | Verdict:
+def answer_match(response: str, reference: Reference, *, pattern: str | None = None, tolerance: float = 0.0) -> float | Verdict:
     """1 where the response's final answer is the reference, as a number or as normalised text, else 0.
 
-    The answer is what `final_answer` finds. Two numbers are compared as exact fractions ("1,000.0" is 1e3, "0.5" is 1/2, "0.33"
-    is not 1/3); anything else after `normalise`. Several references: any of them will do.
+    The answer is what `final_answer` finds; a reference that marks its answer in the same way, such as a whole solution, is read
+    in the same way. Two numbers are compared as exact fractions ("1,000.0" is 1e3, "0.5" is 1/2, "0.33" is not 1/3); anything
+    else after `normalise`. Several references: any of them will do.
 
     pattern:   a regular expression for the answer, instead of the usual marks (see `final_answer`)
     tolerance: how far a number may be off, as a share of the reference
@@ -52,11 +51,12 @@ def answer_match(
     if not wanted:
         return Verdict(0.0, valid=False, reason="no reference to compare the answer with")
     answer = final_answer(response, pattern=pattern)
+    wanted = [final_answer(one, pattern=pattern) or one for one in wanted]
     return float(answer is not None and any(same_answer(answer, one, tolerance=tolerance) for one in wanted))
 
 
 @method("math-equal", kind="grader")
-def math_equal(response: str, reference: Reference = None) -> float | Verdict:
+def math_equal(response: str, reference: Reference) -> float | Verdict:
     r"""1 where the response's final expression equals the reference as mathematics, else 0 (the math-verify package).
 
     Both are parsed as LaTeX or plain expressions; equality is symbolic: "2/6" is "\frac{1}{3}". A reference that cannot be parsed,
@@ -65,11 +65,16 @@ def math_equal(response: str, reference: Reference = None) -> float | Verdict:
     The package sets its own time limits by alarms, which work in the main thread only; they are off here. An expression can take
     for ever to compare, so give the signal a deadline.
     Raises MissingExtraError without math-verify.
+
+    >>> math_equal(r"\boxed{\frac{2}{6}}", "1/3")  # doctest: +SKIP
+    1.0
+    >>> math_equal("7", None).reason
+    'no reference to compare the answer with'
     """
-    parser, grader = require("math_verify.parser", "math_equal"), require("math_verify.grader", "math_equal")
     wanted = _references(reference)
     if not wanted:
         return Verdict(0.0, valid=False, reason="no reference to compare the answer with")
+    parser, grader = require("math_verify.parser", "math_equal"), require("math_verify.grader", "math_equal")
     gold = [parsed for one in wanted if (parsed := _read(parser, one))]
     if not gold:
         return Verdict(0.0, valid=False, reason=f"the reference {wanted[0]!r} cannot be parsed")

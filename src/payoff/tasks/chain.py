@@ -244,25 +244,26 @@ def chain_steps(steps: Sequence[str], *, right: float = 1.0, wrong: float = 0.0,
     So a step that changes nothing (`3+0=3;`) or says again what was said is paid like any other, and a sum of these numbers
     grows with every one. The piece after the last `;` (the answer, or a step cut short) is no step: it gets `ungraded`, except
     that a response without any step gets `wrong` there. A sum wants ungraded = 0; a minimum wants `ungraded = right`,
-    which no minimum notices, as in the soft minimum over {-1, 1} with wrong=-1, ungraded=1.
+    which no minimum notices, as in the soft minimum over {-1, 1} with wrong=-1, ungraded=1. One number for every piece, and for
+    an empty response one.
 
     >>> chain_steps(["3-7=6;", "6+0=6;", "6+7=4;", "#4."]).value
     [1.0, 1.0, 0.0, 0.0]
     """
     if not any(step.endswith(STEP_END) for step in steps):
-        return Verdict([wrong] * len(steps))
+        return Verdict([wrong] * max(len(steps), 1))
     return Verdict([(right if _correct(step) else wrong) if step.endswith(STEP_END) else ungraded for step in steps])
 
 
 @method("chain-needed-steps", kind="grader")
 def chain_needed_steps(prompt: str, steps: Sequence[str]) -> Verdict:
-    """1 for every step that is needed and correct, else 0: the honest step grader, which no step can be paid by twice.
+    """1 for every step that is needed and correct, else 0, the answer included: the honest step grader, which padding cannot move.
 
     >>> chain_needed_steps("3-7+7=", ["3-7=6;", "6+0=6;", "6+7=3;", "#3."]).value
     [1.0, 0.0, 1.0, 0.0]
     """
     paid = [float(step.needed and step.correct) for step in read_solution(prompt, "".join(steps)).steps]
-    return Verdict(paid + [0.0] * (len(steps) - len(paid)))
+    return Verdict(paid + [0.0] * (max(len(steps), 1) - len(paid)))
 
 
 @method("chain-answer-noisy", kind="grader")

@@ -142,8 +142,7 @@ class Tree:
 
     def _start(self, prompt: int) -> Start:
         table = self._tables[prompt]
-        worth = {response: table.get(response, 0.0) for response in self.responses}
-        best = max(worth, key=lambda response: -float("inf") if worth[response] is None else worth[response])
+        best = self.responses[int(self.leaves(prompt).nan_to_num(-torch.inf).argmax())]
         fields = {
             "prompt": f"tree {prompt}",
             "table": prompt,

@@ -1,0 +1,1 @@
+"""Other trainers: their batches as trajectories and back."""
