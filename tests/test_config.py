@@ -154,10 +154,8 @@ def test_the_hash_follows_what_changes_results_and_nothing_else(tmp_path):
 
 
 def test_an_arm_replaces_what_it_names(tmp_path):
-    text = (
-        GOOD
-        + "arms:\n  a: {}\n  b: {reward: {format: chain-format}, terms: {policy: {paths: {format: [total]}, loss: policy-gradient}}}\n"
-    )
+    terms = "{policy: {paths: {format: [total]}, loss: policy-gradient}}"
+    text = GOOD + "arms:\n  a: {}\n  b: {reward: {format: chain-format}, terms: " + terms + "}\n"
     run = load_run(write(tmp_path, text)).run
     assert run.arm("a").reward == run.reward
     assert list(run.arm("b").reward) == ["format"]

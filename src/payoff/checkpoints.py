@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from payoff.files import replacing
 from payoff.trajectories import reserve_ids
 
 FORMAT = 1
@@ -28,15 +28,8 @@ def save_checkpoint(path: Path, modules: Sequence[nn.Module], progress: Any) -> 
         "history": progress.history,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(state, file)
 
 
 def load_checkpoint(path: Path, modules: Sequence[nn.Module], progress: Any) -> None:

@@ -6,12 +6,11 @@ same page. The parts live in `payoff.report_page`.
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from payoff.files import replacing
 from payoff.report_page.findings import rows
 from payoff.report_page.page import page
 from payoff.report_page.png import png
@@ -30,9 +29,9 @@ def write_report(folder: Path | str) -> Path:
     found = summary_table(run)
     document, drawn = page(run, found)
     for figure in drawn:
-        _replace(run.folder / "figures" / f"{figure.name}.png", png(figure))
+        _write(run.folder / "figures" / f"{figure.name}.png", png(figure))
     path = run.folder / "report.html"
-    _replace(path, document.encode("utf-8"))
+    _write(path, document.encode("utf-8"))
     return path
 
 
@@ -63,21 +62,7 @@ def _loaded(run: Run | Path | str) -> Run:
     return run if isinstance(run, Run) else load_run(Path(run))
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file in one step, so that a reader or a crash never sees half of it."""
+def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+    with replacing(path) as file:
+        file.write(data)

@@ -13,13 +13,13 @@ import json
 import math
 import os
 import re
-import secrets
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from payoff._extras import require
+from payoff.files import replacing
 
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row]]
@@ -78,25 +78,17 @@ def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], 
     written as null. Raises RowError for a file that exists (unless `overwrite`), a full disk, no permission, an unknown suffix.
     """
     name = os.fspath(path)
-    target = os.path.realpath(name)
     check_writable(name, overwrite=overwrite)
-    temporary = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with replacing(name) as file:
             if name.endswith(".gz"):
                 with gzip.GzipFile(filename="", fileobj=file, mode="wb", mtime=0) as packed:
                     count = _WRITERS[_KINDS[_suffix(name)]](name, packed, rows)
             else:
                 count = _WRITERS[_KINDS[_suffix(name)]](name, file, rows)
-            file.flush()
-            os.fsync(file.fileno())
-        check_writable(name, overwrite=overwrite)  # someone else may have written it meanwhile
-        os.replace(temporary, target)
+            check_writable(name, overwrite=overwrite)  # someone else may have written it meanwhile
     except OSError as error:
         raise RowError(f"{name}: cannot be written: {_why(error)}; nothing was overwritten") from None
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
     return count
 
 

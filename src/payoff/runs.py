@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from payoff import __version__
 from payoff.config import ConfigError, Loaded, RunFile, print_config
+from payoff.files import replacing
 
 SCHEMA = "https://payoff.dev/schemas/results-1.json"
 _stop_event: Any = None  # set in the processes of a comparison: everyone ends after the update in hand
@@ -272,12 +273,8 @@ def interrupts(first: Callable[[], None], second: Callable[[], None]) -> Iterato
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: a reader sees the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

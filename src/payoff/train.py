@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,7 +211,7 @@ def optimise(
     want = frozenset().union(*(needs(term.loss) for term in parts.terms.values())) - GIVEN
     together = any(isinstance(t, Pairs) for t in targets.values()) or any(sees(t.loss) != "item" for t in parts.terms.values())
     trained = [p for group in progress.optimiser.param_groups for p in group["params"]]
-    totals: Counter[str] = Counter()
+    totals: defaultdict[str, float] = defaultdict(float)
     steps = 0
     for _ in range(settings.epochs):
         cuts = list(_cuts(traj, settings.minibatches, together, progress.rng))

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import stat
 
 import pytest
 import torch
@@ -504,7 +506,13 @@ def test_the_policies_are_found_by_name():
 def test_a_checkpoint_brings_its_shape_and_another_shape_is_refused(tmp_path):
     path = str(tmp_path / "m.pt")
     policy = own()
-    save_transformer(path, policy.model, policy.tokenizer)
+    before = os.umask(0o022)
+    try:
+        save_transformer(path, policy.model, policy.tokenizer)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o644
+    assert os.listdir(tmp_path) == ["m.pt"]
     loaded = transformer(checkpoint=path, width=16, max_tokens=14, stop=("5;", "."))
     traj = policy.rollout([Start("a", {"prompt": "1="})], 3, seed())
     assert torch.equal(loaded.evaluate(traj).logp, policy.evaluate(traj).logp)

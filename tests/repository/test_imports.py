@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "payoff"
-FOUNDATION = {"payoff.trajectories", "payoff.sets", "payoff.pipeline", "payoff.catalogue", "payoff._extras", "payoff.examples"}
+FOUNDATION = {
+    *("payoff.trajectories", "payoff.sets", "payoff.pipeline", "payoff.catalogue"),
+    *("payoff._extras", "payoff.examples", "payoff.files"),
+}
 ROOMS = {"signals", "models", "shaping", "credit", "advantages", "losses", "sampling", "search", "design"}
 MAY_ALSO = {  # room -> rooms it may use besides its own
     "signals": {"models", "sandbox"},

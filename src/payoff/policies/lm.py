@@ -43,7 +43,7 @@ class LanguageModel(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,  # a `CausalModel` that is a `torch.nn.Module`
         tokenizer: Any,
         *,
         max_tokens: int = 128,
@@ -201,7 +201,7 @@ class LanguageModel(nn.Module):
             more["mean_logp"] = on_grid(logits[:, : self.model.choices].mean(-1) - log_total)
         if "hidden" in want:
             more["hidden"] = on_grid(state, 1, (rows, places))
-        if "values" in want:
+        if "values" in want and self.value_head is not None:  # it is there: offered only with a critic
             values = self.value_head(state.to(self.value_head.weight.dtype))[:, 0]
             more["values"] = on_grid(values, 1, (rows, places))
         return Evaluation(on_grid(logits.gather(1, chosen[:, None])[:, 0] - log_total), more)
@@ -286,10 +286,7 @@ class LanguageModel(nn.Module):
         """The ids of a stored response."""
         if not isinstance(response, str) or not response:
             raise ValueError(f"a response must be text that is not empty, got {response!r}")
-        encode = getattr(self.tokenizer, "encode", None)
-        if encode is None:
-            raise ValueError("this policy's tokenizer only decodes, so stored text cannot be read")
-        return encode(response)
+        return self.tokenizer.encode(response)
 
     def _read(self, start: Start) -> dict[str, Any]:
         """What the item of every response to this start holds."""

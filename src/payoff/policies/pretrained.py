@@ -52,6 +52,13 @@ class HubTokenizer:
         text = self.tokenizer.apply_chat_template([dict(m) for m in prompt], tokenize=False, add_generation_prompt=True)
         return text, list(self.tokenizer(text, add_special_tokens=False)["input_ids"])  # the template has written them already
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a response's text; ValueError where the tokenizer has no way to write it."""
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self.tokenizer.unk_token_id is not None and self.tokenizer.unk_token_id in ids:
+            raise ValueError(f"pretrained: the tokenizer cannot write all of {text[:40]!r}")
+        return ids
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of several tokens, special ones and end tokens left out."""
         ids = [i for i in ids if i not in self.ends]

@@ -23,6 +23,9 @@ class Tokenizer(Protocol):
     def prompt(self, prompt: Any) -> tuple[str, list[int]]:
         """A start's prompt as text and as ids."""
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; ValueError where it cannot be written."""
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of several tokens."""
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import pickle
-import secrets
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from payoff.files import replacing
 
 EXCLUDED = -1e9  # the logit of PAD: its probability is exactly 0, yet probability times logit stays a number
 _FORMAT = "payoff transformer 1"
@@ -209,6 +209,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(width, vocabulary, bias=False)
         exclusion = torch.zeros(vocabulary)
         exclusion[-1] = EXCLUDED
+        self.exclusion: Tensor
         self.register_buffer("exclusion", exclusion, persistent=False)
         self._initialise()
 
@@ -297,6 +298,7 @@ class Transformer(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         for block in self.blocks:
+            assert isinstance(block, Block)
             for layer in (block.attention_out, block.mlp_out):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * len(self.blocks)))
 
@@ -348,16 +350,8 @@ def save_transformer(
         "weights": {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in model.state_dict().items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Opened as any new file is, so that its mode follows the umask; a temporary file of the library would be its owner's alone.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with unfinished.open("xb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(content, file)
 
 
 def load_transformer(path: str | Path) -> tuple[Transformer, CharacterTokenizer]:

@@ -78,7 +78,7 @@ def whole(number: int | float) -> str:
     return f"{round(number):,}".replace(",", " ")
 
 
-def decimals(widths: Sequence[float], values: Sequence[float] = ()) -> int:
+def decimals(widths: Sequence[int | float], values: Sequence[int | float] = ()) -> int:
     """Places after the point that intervals of these widths support (at most two significant digits in the usual one).
 
     Without widths the size of the values decides: two places up to 10, fewer above.
