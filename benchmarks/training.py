@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 
 ALPHABET = "0123456789+-=;#."
-WIDTH, LAYERS, HEADS = 128, 2, 4
+LAYERS, HEADS = 2, 4
 
 
-def make_llama(folder: Path, context: int) -> None:
+def make_llama(folder: Path, context: int, width: int) -> None:
     """A small Llama with a character tokenizer, saved as a hub model is."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -37,7 +37,7 @@ def make_llama(folder: Path, context: int) -> None:
     PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", eos_token="<end>").save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=LAYERS,
+        vocab_size=len(vocabulary), hidden_size=width, intermediate_size=4 * width, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=context,
         pad_token_id=len(ALPHABET), eos_token_id=len(ALPHABET) + 1, bos_token_id=None,
     )  # fmt: skip
@@ -140,7 +140,7 @@ class _model_clock:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("updates", 30), ("starts", 4), ("rollouts", 4), ("tokens", 32), ("threads", 1)):
+    for name, default in (("updates", 30), ("starts", 4), ("rollouts", 4), ("tokens", 32), ("threads", 1), ("width", 128)):
         parser.add_argument(f"--{name}", type=int, default=default)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -149,11 +149,11 @@ def main() -> None:
     prompts = ["+".join(map(str, row)) + "=" for row in digits]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_llama(folder, context=12 + args.tokens)
+        make_llama(folder, 12 + args.tokens, args.width)
         rows = folder / "prompts.jsonl"
         rows.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
         own = (
-            f'{{name: transformer, alphabet: "{ALPHABET}", context: {12 + args.tokens}, width: {WIDTH}, layers: {LAYERS}, '
+            f'{{name: transformer, alphabet: "{ALPHABET}", context: {12 + args.tokens}, width: {args.width}, layers: {LAYERS}, '
             f'heads: {HEADS}, max_tokens: {args.tokens}, step_separator: ";"}}'
         )
         llama = f"{{name: pretrained, model: {folder}, max_tokens: {args.tokens}}}"

@@ -218,8 +218,7 @@ def rollout_records(phase: str, batch: Any, task: Any, limit: int) -> Iterator[d
     cut = {name: Channel(c.value[:n, :width], c.valid[:n, :width], c.reasons) for name, c in batch.rewards.items()}
     paid = {name: outcome(channel, traj) for name, channel in cut.items()}
     steps = {name: per_step(channel, traj) for name, channel in cut.items()}
-    total = torch.stack([torch.where(valid, value, 0) for value, valid in paid.values()]).sum(0)
-    known = torch.stack([valid for _, valid in paid.values()]).all(0)
+    total, known = batch.own.value[:n, 0], batch.own.valid[:n, 0]
     group_mean = statistics(total, traj.group, known).mean
     truth, truth_known = outcome(task.truth(traj), traj)
     for row in range(n):

@@ -86,10 +86,11 @@ class Parts:
 
 
 class Batch(NamedTuple):
-    """What one update was trained on: the selected rollouts, their shaped rewards, and each term's target."""
+    """What one update was trained on: the selected rollouts, their shaped rewards, what was collected, and each term's target."""
 
     traj: Trajectories
     rewards: Rewards
+    own: Channel
     targets: Mapping[str, Channel | Pairs]
     update: int
 
@@ -200,7 +201,8 @@ def update(parts: Parts, settings: Settings, progress: Progress) -> tuple[Batch,
             metrics |= part.learn(traj, scored)
     seconds("learn")
     metrics |= {f"seconds/{name}": value for name, value in seconds.spent.items()}
-    return Batch(kept, kept_rewards, targets, progress.update + 1), metrics
+    kept_own = own if kept is traj else own_reward(parts, kept_rewards, kept)
+    return Batch(kept, kept_rewards, kept_own, targets, progress.update + 1), metrics
 
 
 def optimise(
