@@ -60,3 +60,8 @@ def test_recording_changes_nothing_about_the_function():
         return channel
 
     assert method("x", kind="credit")(plain) is plain
+
+
+def test_the_package_offers_its_names_without_importing_torch_first():
+    code = "import sys, payoff; assert 'torch' not in sys.modules; assert all(getattr(payoff, name) for name in payoff.__all__)"
+    subprocess.run([sys.executable, "-c", code], check=True)
