@@ -111,7 +111,10 @@ def tree():
     """0 has branches 4 and 5 at action 1; 4 has a branch 6 at action 2; 1 left a trajectory (77) that is not here."""
     traj = four_answers().select(torch.tensor([0, 2, 0, 2, 2]))
     return traj.replace(
-        id=torch.tensor([0, 1, 4, 5, 6]), parent=torch.tensor([-1, 77, 0, 0, 4]), fork=torch.tensor([0, 1, 1, 1, 2])
+        group=torch.tensor([0, 1, 0, 0, 0]),
+        id=torch.tensor([0, 1, 4, 5, 6]),
+        parent=torch.tensor([-1, 77, 0, 0, 4]),
+        fork=torch.tensor([0, 1, 1, 1, 2]),
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from payoff.checkpoints import load_checkpoint, save_checkpoint
+from payoff.measures import Metrics, describe, mean_of_known
 from payoff.pipeline import (
     NonFiniteError,
     Policy,
@@ -33,10 +34,8 @@ from payoff.pipeline import (
     part_name,
     sees,
 )
-from payoff.sets import statistics
-from payoff.trajectories import Channel, Pairs, Rewards, StopReason, Trajectories, constant, log_ratio, outcome
+from payoff.trajectories import Channel, Pairs, Rewards, Trajectories, constant, log_ratio, outcome
 
-Metrics = dict[str, "float | int | None"]
 KL_ROLLOUTS = 64  # of an evaluation, on which the distance from the start is measured: its own forward pass is not free
 GIVEN = frozenset({"old", "ref"})  # log-probabilities the loop itself provides; everything else the policy must offer
 
@@ -254,7 +253,7 @@ def evaluate(parts: Parts, settings: Settings, number: int) -> Metrics:
     with torch.no_grad():
         traj = parts.policy.rollout(starts, 1, rng)
         value, valid = outcome(parts.task.truth(traj), traj)
-        metrics: Metrics = {"truth": _mean(value, valid), "evaluation_length": float(traj.mask.sum(1).double().mean())}
+        metrics: Metrics = {"truth": mean_of_known(value, valid), "evaluation_length": float(traj.mask.sum(1).double().mean())}
         if parts.reference is not None:
             some = traj.select(torch.arange(min(KL_ROLLOUTS, len(traj))))
             away = log_ratio(some.logp["old"], parts.reference.evaluate(some).logp, some).double()
@@ -273,27 +272,6 @@ def annotate(traj: Trajectories, parts: Parts) -> Trajectories:
             more = parts.policy.evaluate(traj, mine).more
             traj = traj.replace(extras={name: more[name].detach() for name in mine})
     return traj
-
-
-def describe(traj: Trajectories, rewards: Rewards, own: Channel, truth: Channel) -> Metrics:
-    """The metrics of a batch of rollouts, before any update. Invalid verdicts are counted and take part in no mean."""
-    value, valid = own.value[:, 0], own.valid[:, 0]
-    true, known = outcome(truth, traj)
-    acted = traj.mask.sum(1)
-    group = statistics(value, traj.group, valid)
-    metrics: Metrics = {
-        "reward": _mean(value, valid),
-        "truth_train": _mean(true, known),
-        "entropy": float(-(torch.where(traj.own, traj.logp["old"], 0).double().sum() / traj.own.sum().clamp(min=1))),
-        "length": float(acted.double().mean()),
-        "steps": float((traj.step.max(1).values + 1).double().mean()),
-        "zero_spread": _share_of_groups(group.equal, traj),
-        "invalid": float((~valid).double().mean()),
-        "truncated": float((traj.stop == StopReason.truncated).double().mean()),
-    }
-    for name, channel in rewards.items():
-        metrics[f"reward/{name}"] = _mean(*outcome(channel, traj))
-    return metrics
 
 
 def own_reward(parts: Parts, rewards: Rewards, traj: Trajectories) -> Channel:
@@ -420,13 +398,3 @@ def _stop_if_invalid(own: Channel, traj: Trajectories, settings: Settings) -> No
             f"{invalid} of {len(traj)} rollouts have no verdict ({told}); the run stops past a share of "
             f"train.max_invalid = {settings.max_invalid}"
         )
-
-
-def _share_of_groups(equal: Tensor, traj: Trajectories) -> float:
-    groups, inverse = traj.group.unique(return_inverse=True)
-    flags = torch.zeros(len(groups)).scatter(0, inverse, equal.float())
-    return float(flags.double().mean())
-
-
-def _mean(value: Tensor, valid: Tensor) -> float | None:
-    return float(value[valid].double().mean()) if valid.any() else None

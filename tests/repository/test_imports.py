@@ -72,7 +72,7 @@ def test_policies_and_tasks_import_the_foundation_and_their_own_room(path):
 
 
 def test_the_loop_knows_no_method_policy_or_task():
-    assert {room_of(m) for m in imports_of(PACKAGE / "train.py")} <= {"checkpoints", "pipeline", "sets", "trajectories"}
+    assert {room_of(m) for m in imports_of(PACKAGE / "train.py")} <= {"checkpoints", "measures", "pipeline", "sets", "trajectories"}
 
 
 def test_nothing_in_a_method_asks_what_kind_of_policy_it_serves():

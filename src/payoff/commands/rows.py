@@ -27,7 +27,10 @@ Reward = Annotated[
     ),
 ]
 Data = Annotated[
-    str, typer.Option("--data", help="rows: JSONL, CSV (also .gz), Parquet, a data set's folder, or its name on the hub")
+    str,
+    typer.Option(
+        "--data", help="rows: JSONL, CSV (also .gz), Parquet, a data set's folder or name on the hub, or reasoning-gym:NAME"
+    ),
 ]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="worker processes for a grader; 0: in this process")]
 Deadline = Annotated[float | None, typer.Option("--deadline", help="seconds one answer may take, kept by killing; needs --workers")]
@@ -51,13 +54,13 @@ def score(
     """Apply a reward to stored rows: each comes back with its reward and, where there is no verdict, the reason."""
 
     def work() -> Answer:
-        from payoff.row_files import check_writable, read_rows, write_rows
+        from payoff.row_files import check_writable, write_rows
         from payoff.scoring import score_rows
 
         check_writable(out, overwrite=overwrite)
         signal = _reward(reward, workers, deadline, cache)
         tally = _Tally(quiet or as_json)
-        rows = score_rows(read_rows(data, fields=_fields(mapped)), signal, source=data)
+        rows = score_rows(_rows(data, mapped), signal, source=data)
         count = write_rows(out, tally.passing(rows), overwrite=overwrite)
         return Answer(
             text=tally.told(reward, out),
@@ -87,12 +90,11 @@ def validate(
     """Right answers must score 1, and empty, wrong and junk answers 0, before anything is spent. Exit code 1 when they do not."""
 
     def work() -> Answer:
-        from payoff.row_files import read_rows
         from payoff.scoring import validate as validated
         from payoff.validation import told
 
         signal = _reward(reward, workers, deadline, False)
-        rows = read_rows(data, fields=_fields(mapped))
+        rows = _rows(data, mapped)
         report = validated(signal, rows, gold_field=gold, template=template, channel=channel, limit=limit, source=data)
         code = {"holds": 0, "fails": 1, "inconclusive": 3}[report.verdict]
         return Answer(text=told(report, shown=show), results=report.as_json(), exit_code=code, verdict=report.verdict)
@@ -160,6 +162,25 @@ def _of_run_file(path: Path) -> Any:
     loaded = load_run(path)
     parts, _ = build(loaded, "" if loaded.run.terms else next(iter(loaded.run.arms), ""))
     return chain(parts.signal, *parts.shapings)
+
+
+def _rows(data: str, mapped: list[str] | None) -> Any:
+    """The rows of a file or data set; or two hundred questions of reasoning-gym, each with its right answer as response."""
+    prefix, colon, name = data.partition(":")
+    if colon and prefix == "reasoning-gym":
+        import torch
+
+        from payoff.rewards import RewardError
+        from payoff.tasks.reasoning_gym import ReasoningGym
+
+        try:
+            starts = ReasoningGym(name, size=200, held_out=0.0).starts(200, torch.Generator().manual_seed(0))
+        except ValueError as error:
+            raise RewardError(f"--data {data}: {error}") from None
+        return ({**start.fields, "response": start.fields["reference"] or ""} for start in starts)
+    from payoff.row_files import read_rows
+
+    return read_rows(data, fields=_fields(mapped))
 
 
 def _fields(mapped: list[str] | None) -> dict[str, str]:
