@@ -92,7 +92,7 @@ def payoff_seconds(policy: str, prompts: Path, args: argparse.Namespace) -> tupl
     run = RunFile.model_validate(parse_yaml(text, "benchmark").data)
     parts, settings = build(Loaded(run, {}, "benchmark", []))
     progress = Progress()
-    progress.optimiser = torch.optim.AdamW(parts.policy.parameters(), lr=1e-6)
+    progress.optimiser = torch.optim.AdamW(parts.policy.parameters(), lr=1e-6, fused=True)
     times, lengths, inside = [], [], _model_clock(parts.policy)
     for number in range(args.updates + 2):
         if number == 2:

@@ -10,6 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from payoff.checkpoints import load_checkpoint, save_checkpoint
 from payoff.measures import Metrics, describe, mean_of_known
 from payoff.pipeline import (
+    Learner,
     NonFiniteError,
     Policy,
     Selection,
@@ -84,6 +86,21 @@ class Parts:
     selections: Sequence[Selection] = ()
     reference: Policy | None = None
 
+    @cached_property
+    def read_before(self) -> frozenset[str]:
+        """What is read before any loss: by signals, shapings, selections and targets."""
+        return needs([self.signal, *self.shapings, *self.selections, *(term.target for term in self.terms.values())])
+
+    @cached_property
+    def read_by_losses(self) -> frozenset[str]:
+        """What the losses read."""
+        return needs([term.loss for term in self.terms.values()])
+
+    @cached_property
+    def learners(self) -> Sequence[Learner]:
+        """The reward parts that learn."""
+        return learners([self.signal, *self.shapings])
+
 
 class Batch(NamedTuple):
     """What one update was trained on: the selected rollouts, their shaped rewards, what was collected, and each term's target."""
@@ -133,7 +150,7 @@ def train(
     progress.rng.manual_seed(settings.seed)
     trained = [p for p in parts.policy.parameters() if p.requires_grad]
     progress.optimiser = torch.optim.AdamW(
-        trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay
+        trained, lr=settings.learning_rate, betas=settings.betas, weight_decay=settings.weight_decay, fused=True
     )
     if checkpoint is not None and checkpoint.exists():
         load_checkpoint(checkpoint, _state_of(parts), progress)
@@ -172,7 +189,7 @@ def update(parts: Parts, settings: Settings, progress: Progress) -> tuple[Batch,
     seconds("rollout")
     scored = checked_rewards(part_name(parts.signal), parts.signal(traj), traj)
     metrics: Metrics = {}
-    learning = [part for part in learners([parts.signal, *parts.shapings]) if part.training]
+    learning = [part for part in parts.learners if part.training]
     if first := [part for part in learning if getattr(part, "learns_first", False)]:
         for part in first:
             metrics |= part.learn(traj, scored)
@@ -210,7 +227,7 @@ def optimise(
 ) -> Metrics:
     """Epochs of minibatch steps. Targets and weights are those of the whole batch, so that how it is cut changes no gradient."""
     weights = {name: term.aggregation(targets[name], traj) for name, term in parts.terms.items()}
-    want = frozenset().union(*(needs(term.loss) for term in parts.terms.values())) - GIVEN
+    want = parts.read_by_losses - GIVEN
     together = any(isinstance(t, Pairs) for t in targets.values()) or any(sees(t.loss) != "item" for t in parts.terms.values())
     trained = [p for group in progress.optimiser.param_groups for p in group["params"]]
     totals: defaultdict[str, float] = defaultdict(float)
@@ -263,12 +280,10 @@ def evaluate(parts: Parts, settings: Settings, number: int) -> Metrics:
 
 def annotate(traj: Trajectories, parts: Parts) -> Trajectories:
     """Add what signals, selections and targets read: the reference's log-probabilities, and what the policy offers."""
-    readers = [parts.signal, *parts.shapings, *parts.selections, *(t.target for t in parts.terms.values())]
-    wanted = needs([*readers, *(t.loss for t in parts.terms.values())])
     with torch.no_grad():
-        if "ref" in wanted:
+        if "ref" in parts.read_before | parts.read_by_losses:
             traj = traj.replace(logp={"ref": parts.reference.evaluate(traj).logp})  # type: ignore[union-attr]
-        if mine := needs(readers) - GIVEN:
+        if mine := parts.read_before - GIVEN:
             more = parts.policy.evaluate(traj, mine).more
             traj = traj.replace(extras={name: more[name].detach() for name in mine})
     return traj

@@ -56,7 +56,7 @@ def test_a_step_is_scored_from_the_state_behind_its_last_token():
         for k in range(len(item["steps"])):
             ids = [*item["prompt_ids"], *made.tokenizer.encode("".join(item["steps"][: k + 1]))]
             with torch.no_grad():
-                state = made.model(torch.tensor([ids]), hidden=True)[1][0, -1]
+                state = made.model.logits_and_states(torch.tensor([ids]))[1][0, -1]
                 expected = model.head(state).sigmoid()
             assert float(probability[row, k]) == pytest.approx(float(expected), abs=1e-5)
     assert (probability[~exists] == 0).all()

@@ -18,11 +18,11 @@ def open_policy(**options):
     return policy
 
 
-def frequencies(logp, count=20_000, **options):
+def frequencies(probability, count=20_000, **options):
     """How often each id comes out over an even grid of uniform numbers: its probability, to 1 / count."""
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    taken = sample(logp.expand(count, -1), uniform, **options)
-    return torch.bincount(taken, minlength=logp.shape[-1]).double() / count
+    taken = sample(probability.expand(count, -1), uniform, **options)
+    return torch.bincount(taken, minlength=len(probability)).double() / count
 
 
 P = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.2, 0.1])
@@ -45,31 +45,31 @@ P = torch.tensor([0.05, 0.4, 0.0, 0.25, 0.2, 0.1])
     ],
 )
 def test_truncated_distributions_are_exact(options, expected):
-    torch.testing.assert_close(frequencies(P.log(), **options), torch.tensor(expected).double(), atol=2e-4, rtol=0)
+    torch.testing.assert_close(frequencies(P, **options), torch.tensor(expected).double(), atol=2e-4, rtol=0)
 
 
 def test_a_share_that_is_reached_exactly_is_enough():
-    logp = torch.tensor([0.5, 0.25, 0.25]).log()
-    assert frequencies(logp, top_p=0.5).tolist() == [1, 0, 0]
-    assert frequencies(logp, top_p=0.75).tolist()[2] == 0
+    probability = torch.tensor([0.5, 0.25, 0.25])
+    assert frequencies(probability, top_p=0.5).tolist() == [1, 0, 0]
+    assert frequencies(probability, top_p=0.75).tolist()[2] == 0
 
 
 def test_no_token_of_probability_zero_is_taken_at_either_end():
-    logp = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]).div(2).log()
+    probability = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0]) / 2
     edge = torch.tensor([0.0, 0.5, math.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert sample(logp.expand(3, -1), edge).tolist() == [1, 3, 3]
-    assert sample(logp.expand(3, -1), edge, top_p=0.99).tolist() == [1, 3, 3]
+    assert sample(probability.expand(3, -1), edge).tolist() == [1, 3, 3]
+    assert sample(probability.expand(3, -1), edge, top_p=0.99).tolist() == [1, 3, 3]
 
 
 def test_rare_tokens_of_a_large_vocabulary_keep_their_place():
     # Each token owns an interval of [0, 1) as long as its probability; float32 sums would blur those below 1e-7.
     torch.manual_seed(0)
-    logp = (3 * torch.randn(50_000)).log_softmax(-1)
-    ends = logp.exp().double().cumsum(0) / logp.exp().double().sum()
+    probability = (3 * torch.randn(50_000)).softmax(-1)
+    ends = probability.double().cumsum(0) / probability.double().sum()
     tokens = torch.randint(1, 50_000, (200,))
-    assert logp[tokens].exp().min() < 1e-8
+    assert probability[tokens].min() < 1e-8
     middle = (ends[tokens - 1] + ends[tokens]) / 2
-    assert torch.equal(sample(logp.expand(200, -1), middle), tokens)
+    assert torch.equal(sample(probability.expand(200, -1), middle), tokens)
 
 
 def exact_distribution(policy, context, temperature=1.0, top_k=0, top_p=1.0):
@@ -247,4 +247,4 @@ def test_a_model_that_gives_nan_is_caught_with_the_start_named():
 
 def test_cache_memory_is_bounded_by_the_context():
     model = Transformer(vocabulary=5, context=10, width=8, layers=1, heads=1)
-    assert model.session([[0, 1], [2]], 3, 500).cache.capacity == 10
+    assert model.session([[0, 1], [2]], 3, 500).capacity == 10

@@ -57,7 +57,7 @@ def plain(policy, prompt_ids, actions):
     ids = torch.tensor([[*prompt_ids, *actions]])
     with torch.no_grad():
         if isinstance(policy.model, Transformer):
-            logits, states = policy.model(ids, hidden=True)
+            logits, states = policy.model.logits_and_states(ids)
         else:
             out = policy.model.network(input_ids=ids, output_hidden_states=True)
             logits, states = out.logits, out.hidden_states[-1]
@@ -222,13 +222,16 @@ def test_text_that_a_tool_wrote_is_context_and_has_no_log_probability(make):
 def test_only_acted_places_reach_the_head(make, monkeypatch):
     policy, starts = make()
     traj = policy.rollout(starts, 2, seed())
-    seen = []
-    if isinstance(policy.model, Transformer):
-        logits = policy.model.logits
-        monkeypatch.setattr(policy.model, "logits", lambda features: seen.append(features.shape[:-1].numel()) or logits(features))
-    else:
-        head = policy.model.network.get_output_embeddings()
-        head.register_forward_hook(lambda module, arguments, out: seen.append(out.shape[:-1].numel()))
+    own_head = isinstance(policy.model, Transformer)
+    head = policy.model.head if own_head else policy.model.network.get_output_embeddings()
+    seen, linear = [], torch.nn.functional.linear
+
+    def counting(x, weight, bias=None):
+        if weight is head.weight:
+            seen.append(x.shape[:-1].numel())
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", counting)
     policy.evaluate(traj)
     assert seen == [int(traj.mask.sum())]
 

@@ -37,7 +37,6 @@ def test_tokenizer_gives_back_what_it_encoded_and_nothing_for_pad():
         (lambda: Transformer(vocabulary=1, context=4), "vocabulary must be at least 2, got 1"),
         (lambda: Transformer(vocabulary=5, context=0), "context must be at least 1"),
         (lambda: small()(torch.zeros(1, 25, dtype=torch.long)), "25 tokens are more than the context holds \\(24\\)"),
-        (lambda: small()(torch.zeros(1, 3, dtype=torch.long), cache=small().cache(1, 2)), "more than the cache holds \\(2\\)"),
     ],
 )
 def test_mistakes_are_named(make, said):
@@ -77,61 +76,11 @@ def test_pad_has_probability_zero_whatever_the_weights_and_passes_no_gradient():
     assert (model.head.weight.grad[:-1] != 0).any()
 
 
-@pytest.mark.parametrize("chunk", [1, 3])
-def test_cached_passes_equal_one_full_pass(chunk):
+def test_states_are_what_the_logits_are_read_from():
     model = small()
-    tokens = torch.randint(8, (4, 16))
-    full = model(tokens)
-    cache = model.cache(4)
-    parts = [model(tokens[:, :4], cache=cache)]
-    for start in range(4, 16, chunk):
-        parts.append(model(tokens[:, start : start + chunk], cache=cache))
-    torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-5, rtol=0)
-
-
-def test_rows_of_different_lengths_continue_from_their_own_ends():
-    model = small()
-    tokens = torch.randint(8, (4, 20))
-    full = model(tokens)
-    length = torch.tensor([1, 7, 4, 7])
-    cache = model.cache(4)
-    prompt = torch.where(torch.arange(7) < length[:, None], tokens[:, :7], 5)  # any padding
-    first = model(prompt, cache=cache)
-    rows = torch.arange(4)
-    torch.testing.assert_close(first[rows, length - 1], full[rows, length - 1], atol=1e-5, rtol=0)
-    for step in range(13):
-        at = length + step
-        out = model(tokens[rows, at][:, None], cache=cache, positions=at[:, None])
-        torch.testing.assert_close(out[:, 0], full[rows, at], atol=1e-5, rtol=0)
-
-
-def test_positions_without_a_cache_mask_by_position():
-    model = small()
-    tokens = torch.randint(8, (2, 6))
-    torch.testing.assert_close(model(tokens, positions=torch.arange(6).repeat(2, 1)), model(tokens), atol=1e-6, rtol=0)
-    shuffled = torch.tensor([[2, 0, 1, 5, 3, 4]]).repeat(2, 1)
-    out = model(tokens.gather(1, shuffled), positions=shuffled)
-    torch.testing.assert_close(out, model(tokens).gather(1, shuffled[..., None].expand(-1, -1, 9)), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("rows", [[0, 1, 2], [3, 1], [2], [3, 2, 1, 0], [1, 1, 0, 3], [0, 0, 1, 1, 2, 2, 3, 3]])
-def test_selected_rows_go_on_as_if_alone(rows):
-    model = small()
-    tokens = torch.randint(8, (4, 6))
-    cache = model.cache(4)
-    model(tokens, cache=cache)
-    cache.select(torch.tensor(rows))
-    assert len(cache) == len(rows)
-    following = torch.randint(8, (len(rows), 1))
-    expected = model(torch.cat([tokens[rows], following], 1))[:, -1]
-    torch.testing.assert_close(model(following, cache=cache)[:, 0], expected, atol=1e-5, rtol=0)
-
-
-def test_hidden_is_what_the_logits_are_read_from():
-    model = small()
-    logits, features = model(torch.randint(8, (2, 5)), hidden=True)
-    assert torch.equal(model.logits(features), logits)
-    assert features.shape == (2, 5, 16)
+    logits, states = model.logits_and_states(torch.randint(8, (2, 5)))
+    torch.testing.assert_close(states @ model.head.weight[:-1].T, logits[..., :-1])
+    assert states.shape == (2, 5, 16)
 
 
 def test_a_saved_model_gives_the_same_logits(tmp_path):

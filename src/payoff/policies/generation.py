@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from payoff.policies.decoder import Packed
 from payoff.policies.token_text import TokenText
 
 _BLOCK = 128  # uniform numbers are drawn for this many tokens of every row at a time
-_SHARE = 16  # ended rows leave the batch once they are at least one in this many
+_SHARE = 8  # ended rows leave the batch once they are at least one in this many
 
 
 @runtime_checkable
@@ -38,8 +39,8 @@ class CausalModel(Protocol):
     context: int | None  # the most tokens it can read, where there is a limit
     device: torch.device
 
-    def score(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [M, V] after, and states [M, D] at, these places of rows padded at the end."""
+    def score(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """Logits [M, V] after, and states [M, D] at, the tokens that are asked for."""
 
     def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Session:
         """Read each context once, then go on with `copies` of each for up to `room` tokens."""
@@ -91,7 +92,7 @@ def generate(
     sampled = 0 if choice.temperature == 0 else most if noisy is None else noisy
     noise = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
     tokens = torch.zeros(most, n, dtype=torch.int64, device=device)
-    logp = torch.zeros(most, n, device=device)
+    share = torch.ones(most, n, device=device)  # the probability of each token that was taken
     count = torch.full((n,), most, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
     rows = torch.arange(n, device=device)  # the row that each place of the batch writes
@@ -102,17 +103,17 @@ def generate(
         if t % _BLOCK == 0 and t < sampled:  # for all rows, ended or not, so that no row's numbers depend on the others
             uniform = torch.rand(n, min(_BLOCK, most), generator=noise, dtype=torch.float64).T.contiguous().to(device)
         all_here = len(rows) == n
-        log_probability = scaled(session.logits, choice.temperature).log_softmax(-1)
+        probability = scaled(session.logits, choice.temperature).softmax(-1)
         if t < sampled:
             draw = uniform[t % _BLOCK] if all_here else uniform[t % _BLOCK, rows]
-            token = sample(log_probability, draw, top_k=choice.top_k, top_p=choice.top_p)
+            token = sample(probability, draw, top_k=choice.top_k, top_p=choice.top_p)
         else:
-            token = log_probability.argmax(-1)
-        number = log_probability.gather(1, token[:, None])[:, 0]
+            token = probability.argmax(-1)
+        number = probability.gather(1, token[:, None])[:, 0]
         if all_here:
-            tokens[t], logp[t] = token, number
+            tokens[t], share[t] = token, number
         else:
-            tokens[t, rows], logp[t, rows] = token, number
+            tokens[t, rows], share[t, rows] = token, number
         ended = text.ended(token, tokens[: t + 1], rows, written, copies)
         full = limit[rows] == t + 1 if uneven else None
         crowded = full is not None and bool(full.any())
@@ -131,34 +132,35 @@ def generate(
             session.keep(stay)
             rows, token, going = rows[stay], token[stay], going[stay]
         session.step(token)
-    return Generated(tokens.T, logp.T, count, finished)
+    return Generated(tokens.T, share.log().T, count, finished)
 
 
-def sample(logp: Float[Tensor, "N V"], uniform: Float[Tensor, " N"], *, top_k: int = 0, top_p: float = 1.0) -> Int[Tensor, " N"]:
-    """One token for every row, by inverting the distribution function at the row's number in [0, 1).
+def sample(
+    probability: Float[Tensor, "N V"], uniform: Float[Tensor, " N"], *, top_k: int = 0, top_p: float = 1.0
+) -> Int[Tensor, " N"]:
+    """One token for every row, by inverting the distribution function at the row's number in [0, 1), a float64.
 
     top_k: only the k most likely tokens (0: all); top_p: of these, the fewest most likely ones whose share of the probability
     reaches p. What remains is scaled to 1. A token of probability 0 is never taken.
 
-    >>> logp = torch.tensor([[0.5, 0.3, 0.2]]).log()
-    >>> [int(sample(logp, torch.tensor([u]), top_k=2)) for u in (0.0, 0.6, 0.7)]
+    >>> probability = torch.tensor([[0.5, 0.3, 0.2]])
+    >>> [int(sample(probability, torch.tensor([u], dtype=torch.float64), top_k=2)) for u in (0.0, 0.6, 0.7)]
     [0, 0, 1]
     """
     ids = None
-    if 0 < top_k < logp.shape[1]:
-        logp, ids = logp.topk(top_k, dim=1)
+    if 0 < top_k < probability.shape[1]:
+        probability, ids = probability.topk(top_k, dim=1)
     elif top_p < 1:
-        logp, ids = logp.sort(dim=1, descending=True)
-    probability = logp.exp()
+        probability, ids = probability.sort(dim=1, descending=True)
     if top_p < 1:
         wide = probability.double()
         before = wide.cumsum(1) - wide
         probability = torch.where(before < top_p * wide.sum(1, keepdim=True), probability, 0)
     reached = probability.cumsum(1, dtype=torch.float64)
-    total = reached[:, -1]
-    # Rounding must not take u * total up to the total, behind the last token that has any probability.
-    aim = torch.minimum(uniform.double() * total, total.nextafter(torch.zeros_like(total)))
-    place = torch.searchsorted(reached, aim[:, None], right=True).clamp_(max=reached.shape[1] - 1)  # NaN would lie outside
+    # A number below 1 is at most 1 - 2^-53, so that in float64 its product with the total stays below the total: what is found is
+    # the first token whose sum lies above it, and so has probability. NaN would lie outside.
+    aim = uniform[:, None] * reached[:, -1:]
+    place = torch.searchsorted(reached, aim, right=True).clamp_(max=reached.shape[1] - 1)
     return (place if ids is None else ids.gather(1, place))[:, 0]
 
 

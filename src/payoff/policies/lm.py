@@ -5,7 +5,6 @@ What differs between our own transformer and a pretrained model is behind `gener
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from payoff.pipeline import Evaluation, NonFiniteError, Start
+from payoff.policies.decoder import pack
 from payoff.policies.generation import Choice, Generated, generate, scaled
 from payoff.policies.token_text import TokenText
 from payoff.trajectories import StopReason, Trajectories, fresh_ids
@@ -172,13 +172,15 @@ class LanguageModel(nn.Module):
             raise ValueError(f"LanguageModel: cannot give {sorted(want - self.offers)}; offers {sorted(self.offers)}")
         traj = traj.to(self.device)
         prompts = self._prompts(traj)
-        before = torch.tensor([len(prompt) for prompt in prompts], device=self.device)
         wide = bool(want & {"values", "hidden"})
         states = traj.length + wide  # how many states of each row are looked at
         looked = torch.arange(traj.width + 1, device=self.device) < states[:, None] if wide else traj.mask
         rows, places = looked.nonzero(as_tuple=True)
-        tokens = self._packed(traj, prompts, before, states)
-        logits, state = self.model.score(tokens, rows, before[rows] - 1 + places)
+        packed = pack(prompts, traj.actions.long(), states - 1, looked)
+        longest = packed.grid.shape[1]
+        if self.model.context is not None and longest > self.model.context:
+            raise ValueError(f"LanguageModel: rows of {longest} tokens are longer than the model's context of {self.model.context}")
+        logits, state = self.model.score(packed)
         acted = torch.ones_like(rows, dtype=torch.bool)
         if wide:
             acted = places < traj.length[rows]
@@ -319,21 +321,6 @@ class LanguageModel(nn.Module):
             item["prompt_ids"] if "prompt_ids" in item else self.tokenizer.prompt(item.get("messages", item["prompt"]))[1]
             for item in traj.items
         ]
-
-    def _packed(
-        self, traj: Trajectories, prompts: list[list[int]], before: Int[Tensor, " N"], states: Int[Tensor, " N"]
-    ) -> Int[Tensor, "N L"]:
-        """Prompt and response of each row without a gap, padded at the end, without the last token where nobody looks past it."""
-        filled = before + states - 1
-        width = int(filled.max()) if len(traj) else 1
-        if self.model.context is not None and width > self.model.context:
-            raise ValueError(f"LanguageModel: rows of {width} tokens are longer than the model's context of {self.model.context}")
-        place = torch.arange(width, device=self.device)
-        tokens = torch.zeros(len(traj), width, dtype=torch.int64, device=self.device)
-        tokens[place < before[:, None]] = torch.tensor([*itertools.chain.from_iterable(prompts)], device=self.device)
-        rest = (place >= before[:, None]) & (place < filled[:, None])
-        tokens[rest] = traj.actions[torch.arange(traj.width, device=self.device) < (states - 1)[:, None]].long()
-        return tokens
 
     def _trajectories(
         self,

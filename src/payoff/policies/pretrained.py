@@ -19,7 +19,9 @@ from torch import Tensor, nn
 
 from payoff._extras import require
 from payoff.catalogue import method
-from payoff.policies.generation import usable_device
+from payoff.policies.decoder import Packed, Writing, score
+from payoff.policies.generation import Session, usable_device
+from payoff.policies.llama import LlamaDecoder, as_decoder
 from payoff.policies.lm import LanguageModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -108,25 +110,33 @@ class HubModel(nn.Module):
         """Where the input embeddings are."""
         return self.network.get_input_embeddings().weight.device
 
-    def score(
-        self, tokens: Int[Tensor, "N L"], rows: Int[Tensor, " M"], columns: Int[Tensor, " M"]
-    ) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M D"]]:
-        """Logits after, and last-layer states at, the given places of rows that are padded at the end.
+    def score(self, packed: Packed) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M D"]]:
+        """Logits after, and last-layer states at, the tokens that are asked for.
 
-        No mask is needed: no token looks at what comes later. Only these places reach the head, whatever the model does with
-        its logits (a cap, a scale), because the states are picked out on their way into it.
+        A model whose pieces are not known reads padded rows. It needs no mask: no token looks at what comes later. Only the places
+        asked for reach its head, whatever it does with its logits (a cap, a scale), because states are picked out on their way in.
         """
-        with self._picking(rows * tokens.shape[1] + columns) as picked:
-            logits = self.network(input_ids=tokens, use_cache=False).logits[0]
+        decoder = self._decoder()
+        if decoder is not None:
+            return score(decoder, packed)
+        with self._picking(packed.source[packed.asked]) as picked:
+            logits = self.network(input_ids=packed.rows, use_cache=False).logits[0]
         return logits, picked[0]
 
-    def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> HubSession:
+    def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Session:
         """Read these contexts once each, and be ready to go on with `copies` of each."""
+        decoder = self._decoder()
+        if decoder is not None:
+            return Writing(decoder, contexts, copies, room, self.device)
         return HubSession(self, contexts, copies)
 
     def frozen(self) -> nn.Module:
         """With LoRA the same weights without the adapters; otherwise a copy that does not learn."""
         return AdaptersOff(self) if hasattr(self.network, "disable_adapter") else copy.deepcopy(self).requires_grad_(False)
+
+    def _decoder(self) -> LlamaDecoder | None:
+        """The model's pieces where they are known; made anew each time, so that it always speaks of the weights as they are."""
+        return as_decoder(self.network.get_base_model() if hasattr(self.network, "peft_config") else self.network)
 
     def takes(self, name: str) -> bool:
         """Whether the model's forward has an argument of this name."""
@@ -163,10 +173,10 @@ class AdaptersOff(nn.Module):
         return self._shared[0].device
 
     @torch.no_grad()
-    def score(self, tokens: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    def score(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """As `HubModel.score`, without adapters or gradient."""
         with self._shared[0].network.disable_adapter():
-            return self._shared[0].score(tokens, rows, columns)
+            return self._shared[0].score(packed)
 
     def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> HubSession:
         """As `HubModel.session`, without adapters."""

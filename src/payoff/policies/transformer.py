@@ -1,6 +1,6 @@
-"""A small decoder-only transformer of our own, its character tokenizer, its cache and its file: the embedded language model.
+"""A small decoder-only transformer of our own, its character tokenizer and its file: the embedded language model.
 
-What samples from it and scores with it lives in `payoff.policies.lm`; nothing here knows of trajectories.
+What runs it lives in `payoff.policies.decoder`, what samples from it in `payoff.policies.lm`; nothing here knows of trajectories.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from payoff.files import replacing
+from payoff.policies.decoder import Packed, Places, Writing, attend, score
 
 EXCLUDED = -1e9  # the logit of PAD: its probability is exactly 0, yet probability times logit stays a number
 _FORMAT = "payoff transformer 1"
@@ -76,91 +77,12 @@ class CharacterTokenizer:
         return prompt, self.encode(prompt)
 
 
-class Cache:
-    """Keys and values of what the model has read, one slot per position, written in place.
-
-    A token's slot is its position. So rows of different lengths need no padding inside: what lies beyond a row's position is
-    hidden from it by that alone, and is written over when the row gets there. `used` slots hold something in some row.
-    """
-
-    def __init__(self, model: Transformer, rows: int, capacity: int) -> None:
-        weight = model.embed.weight
-        shape = (rows, model.heads, capacity, model.width // model.heads)
-        # Zeros, because a hidden slot still takes part as probability 0 times its value, which must not be NaN.
-        self.keys = [torch.zeros(shape, dtype=weight.dtype, device=weight.device) for _ in model.blocks]
-        self.values = [torch.zeros_like(k) for k in self.keys]
-        self.used = 0
-
-    def __len__(self) -> int:
-        return len(self.keys[0])
-
-    @property
-    def capacity(self) -> int:
-        """How many positions there is room for."""
-        return self.keys[0].shape[2]
-
-    def select(self, rows: Int[Tensor, " M"]) -> None:
-        """Keep these rows, in this order; repeats are allowed. Rows that stay where they are cost nothing."""
-        m, used = len(rows), self.used
-        if m > len(self):
-            for stored in (self.keys, self.values):
-                for i, old in enumerate(stored):
-                    stored[i] = old.new_zeros(m, *old.shape[1:])
-                    stored[i][:, :, :used] = old[rows, :, :used]
-            return
-        moved = (rows != torch.arange(m, device=rows.device)).nonzero().squeeze(1)
-        source = rows[moved]
-        for stored in (self.keys, self.values):
-            for i, old in enumerate(stored):
-                if len(moved):
-                    old[moved, :, :used] = old[source, :, :used]
-                stored[i] = old[:m]
-
-    def write(
-        self, layer: int, keys: Float[Tensor, "N H L D"], values: Float[Tensor, "N H L D"], slots: Slots
-    ) -> tuple[Float[Tensor, "N H S D"], Float[Tensor, "N H S D"]]:
-        """Store what a layer has just computed and give all that it may look at."""
-        for stored, new in ((self.keys[layer], keys), (self.values[layer], values)):
-            if slots.rows is None:
-                stored[:, :, slots.start : slots.end] = new
-            else:
-                stored[slots.rows, :, slots.positions] = new.transpose(1, 2)
-        return self.keys[layer][:, :, : slots.end], self.values[layer][:, :, : slots.end]
-
-
-class Slots:
-    """Where the tokens of one pass stand, and so what each may look at: everything up to its own position."""
-
-    def __init__(self, tokens: Int[Tensor, "N L"], cache: Cache | None, positions: Int[Tensor, "N L"] | None) -> None:
-        n, length = tokens.shape
-        self.rows: Tensor | None = None
-        self.mask: Tensor | None = None
-        self.causal = False
-        if positions is None:
-            self.start = cache.used if cache is not None else 0
-            self.end = self.start + length
-            self.positions: Tensor | slice = slice(self.start, self.end)
-            self.causal = length > 1 and self.start == 0
-            if length > 1 and self.start > 0:
-                reach = torch.arange(self.start, self.end, device=tokens.device)
-                self.mask = torch.arange(self.end, device=tokens.device) <= reach[:, None]
-            return
-        self.positions = positions
-        self.start, self.end = 0, int(positions.max()) + 1
-        if cache is None:
-            self.mask = (positions[:, None, :] <= positions[:, :, None])[:, None]
-        else:
-            self.end = max(self.end, cache.used)
-            self.rows = torch.arange(n, device=tokens.device)[:, None]
-            self.mask = (torch.arange(self.end, device=tokens.device) <= positions[:, :, None])[:, None]
-
-
 class Block(nn.Module):
     """Attention, then a two-layer perceptron, each on the normalised stream and added back to it."""
 
-    def __init__(self, width: int, heads: int, layer: int) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.layer = heads, layer
+        self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
         self.attend = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
@@ -168,15 +90,21 @@ class Block(nn.Module):
         self.expand = nn.Linear(width, 4 * width)
         self.mlp_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "N L W"], slots: Slots, cache: Cache | None) -> Float[Tensor, "N L W"]:
-        n, length, width = x.shape
-        heads = self.attend(self.norm_attention(x)).view(n, length, 3, self.heads, width // self.heads)
-        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        if cache is not None:
-            key, value = cache.write(self.layer, key, value, slots)
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=slots.mask, is_causal=slots.causal)
-        x = x + self.attention_out(seen.transpose(1, 2).reshape(n, length, width))
-        return x + self.mlp_out(F.gelu(self.expand(self.norm_mlp(x))))
+    def project(
+        self, x: Float[Tensor, "*P W"], places: Places
+    ) -> tuple[Float[Tensor, "*P H D"], Float[Tensor, "*P H D"], Float[Tensor, "*P H D"]]:
+        """Queries, keys and values of these states."""
+        norm, attend = self.norm_attention, self.attend
+        heads = F.linear(F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps), attend.weight, attend.bias)
+        query, key, value = heads.unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return query, key, value
+
+    def absorb(self, x: Float[Tensor, "*P W"], seen: Float[Tensor, "*P W"]) -> Float[Tensor, "*P W"]:
+        """The states after what attention saw, and after the perceptron."""
+        norm, out, expand, last = self.norm_mlp, self.attention_out, self.expand, self.mlp_out
+        x = x + F.linear(seen, out.weight, out.bias)
+        inner = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return x + F.linear(F.gelu(F.linear(inner, expand.weight, expand.bias)), last.weight, last.bias)
 
 
 class Transformer(nn.Module):
@@ -202,9 +130,10 @@ class Transformer(nn.Module):
         if width % heads:
             raise ValueError(f"Transformer: width must be a multiple of heads, got width {width} and heads {heads}")
         self.vocabulary, self.context, self.width, self.heads = vocabulary, context, width, heads
+        self.scale: float | None = None
         self.embed = nn.Embedding(vocabulary, width)
         self.position = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, layer) for layer in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
         exclusion = torch.zeros(vocabulary)
@@ -234,61 +163,63 @@ class Transformer(nn.Module):
             "heads": self.heads,
         }
 
-    def cache(self, rows: int, capacity: int | None = None) -> Cache:
-        """An empty cache for `rows` rows of at most `capacity` positions (default: the whole context)."""
-        return Cache(self, rows, self.context if capacity is None else capacity)
+    @property
+    def layers(self) -> Sequence[Block]:
+        """The blocks, in order."""
+        return list(self.blocks)  # type: ignore[arg-type]
 
-    def forward(
-        self,
-        tokens: Int[Tensor, "N L"],
-        *,
-        cache: Cache | None = None,
-        positions: Int[Tensor, "N L"] | None = None,
-        hidden: bool = False,
-    ) -> Float[Tensor, "N L V"] | tuple[Float[Tensor, "N L V"], Float[Tensor, "N L W"]]:
-        """Logits of the token after each token; with `hidden` also the normalised last layer they are read from.
+    @property
+    def cache_shape(self) -> tuple[int, int]:
+        """Heads of keys and values, and their size."""
+        return self.heads, self.width // self.heads
 
-        cache: what came before; it is added to. positions: where each token stands; by default all rows go on from the
-        slots in use (from 0 without a cache). Give them when rows of different lengths go on, each from its own end.
-        Raises ValueError when a position lies outside the context or the cache.
+    def forward(self, tokens: Int[Tensor, "N L"]) -> Float[Tensor, "N L V"]:
+        """Logits of the token after each token of rows that are padded at the end.
+
+        Raises ValueError when the rows are longer than the context.
         """
-        features = self.features(tokens, cache=cache, positions=positions)
-        return (self.logits(features), features) if hidden else self.logits(features)
+        return self.logits_and_states(tokens)[0]
 
-    def features(
-        self, tokens: Int[Tensor, "N L"], *, cache: Cache | None = None, positions: Int[Tensor, "N L"] | None = None
-    ) -> Float[Tensor, "N L W"]:
-        """The normalised last layer at each token: what `logits` reads."""
-        slots = Slots(tokens, cache, positions)
-        room = self.context if cache is None else min(self.context, cache.capacity)
-        if slots.end > room:
-            what = "the context" if room == self.context else "the cache"
-            raise ValueError(f"Transformer: {slots.end} tokens are more than {what} holds ({room})")
-        x = self.embed(tokens) + self.position.weight[slots.positions]
-        for block in self.blocks:
-            x = block(x, slots, cache)
-        if cache is not None:
-            cache.used = slots.end
-        return self.norm(x)
+    def logits_and_states(self, tokens: Int[Tensor, "N L"]) -> tuple[Float[Tensor, "N L V"], Float[Tensor, "N L W"]]:
+        """As `forward`, with the normalised last states that the logits are read from."""
+        self._check(tokens.shape[1])
+        places = self.places(torch.arange(tokens.shape[1], device=tokens.device))
+        x = self.read_in(tokens, places)
+        for block in self.layers:
+            query, key, value = (part.transpose(1, 2) for part in block.project(x, places))
+            x = block.absorb(x, attend(query, key, value, self.scale, causal=True).transpose(1, 2).flatten(2))
+        return self.read_out(x)
 
-    def logits(self, features: Float[Tensor, "*batch W"]) -> Float[Tensor, "*batch V"]:
-        """Logits from features of any leading shape, PAD excluded."""
-        return F.linear(features, self.head.weight, self.exclusion)
+    def places(self, positions: Int[Tensor, "*P"]) -> Places:
+        """The learned embeddings of these positions."""
+        return (F.embedding(positions, self.position.weight),)
 
-    def score(
-        self, tokens: Int[Tensor, "N L"], rows: Int[Tensor, " M"], columns: Int[Tensor, " M"]
-    ) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M W"]]:
-        """Logits and features at the given places of rows that are padded at the end; nothing else reaches the head."""
-        features = self.features(tokens).flatten(0, 1).index_select(0, rows * tokens.shape[1] + columns)
-        return self.logits(features), features
+    def read_in(self, tokens: Int[Tensor, "*P"], places: Places) -> Float[Tensor, "*P W"]:
+        """What the first block reads."""
+        return F.embedding(tokens, self.embed.weight) + places[0]
 
-    def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Session:
+    def read_out(self, x: Float[Tensor, "*P W"]) -> tuple[Float[Tensor, "*P V"], Float[Tensor, "*P W"]]:
+        """Logits, PAD excluded, and the normalised states they are read from."""
+        norm = self.norm
+        state = F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+        return F.linear(state, self.head.weight, self.exclusion), state
+
+    def score(self, packed: Packed) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M W"]]:
+        """Logits after, and states at, the tokens that are asked for; ValueError when rows are longer than the context."""
+        self._check(packed.grid.shape[1])
+        return score(self, packed)
+
+    def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Writing:
         """Read these contexts once each, and be ready to go on with `copies` of each for up to `room` tokens."""
-        return Session(self, contexts, copies, room)
+        return Writing(self, contexts, copies, room, self.device)
 
     def frozen(self) -> Transformer:
         """A copy that does not learn."""
         return copy.deepcopy(self).requires_grad_(False)
+
+    def _check(self, length: int) -> None:
+        if length > self.context:
+            raise ValueError(f"Transformer: {length} tokens are more than the context holds ({self.context})")
 
     def _initialise(self) -> None:
         """Normal weights of standard deviation 0.02; what is added to the stream is divided by its square root of additions."""
@@ -301,41 +232,6 @@ class Transformer(nn.Module):
             assert isinstance(block, Block)
             for layer in (block.attention_out, block.mlp_out):
                 nn.init.normal_(layer.weight, std=0.02 / math.sqrt(2 * len(self.blocks)))
-
-
-class Session:
-    """Rows being written, one token a pass. `logits` [N, V] are those of the next token; contexts may differ in length."""
-
-    @torch.inference_mode()
-    def __init__(self, model: Transformer, contexts: Sequence[Sequence[int]], copies: int, room: int) -> None:
-        lengths = [len(context) for context in contexts]
-        longest = max(lengths)
-        tokens = torch.tensor([[*context, *[0] * (longest - len(context))] for context in contexts], device=model.device)
-        self.model = model
-        self.cache = model.cache(len(contexts), min(longest + room, model.context))
-        features = model.features(tokens, cache=self.cache)
-        ends = torch.tensor(lengths, device=model.device)
-        rows = torch.arange(len(contexts), device=model.device)
-        self.logits = model.logits(features[rows, ends - 1])
-        self.next = None if min(lengths) == longest else ends[:, None]  # all rows stand at the same place: no positions needed
-        if copies > 1:
-            self.keep(rows.repeat_interleave(copies))
-
-    @torch.inference_mode()
-    def step(self, tokens: Int[Tensor, " N"]) -> None:
-        """Append one token to every row."""
-        features = self.model.features(tokens[:, None], cache=self.cache, positions=self.next)
-        self.logits = self.model.logits(features[:, 0])
-        if self.next is not None:
-            self.next = self.next + 1
-
-    @torch.inference_mode()
-    def keep(self, rows: Int[Tensor, " M"]) -> None:
-        """Go on with these rows, in this order."""
-        self.cache.select(rows)
-        self.logits = self.logits[rows]
-        if self.next is not None:
-            self.next = self.next[rows]
 
 
 def save_transformer(
