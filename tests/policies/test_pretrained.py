@@ -173,8 +173,7 @@ def test_a_stop_string_over_several_tokens_ends_the_response(llama):
     assert len(ids) > 2
     words = policy._token_text()
     for t in range(len(ids)):
-        so_far = torch.tensor(ids[: t + 1])[:, None]
-        done = words.ended(so_far[t], so_far, torch.tensor([0]), None, 1)
+        done = words.ended(torch.tensor(ids[t : t + 1]), lambda place, size, t=t: ids[: t + 1][-size:])
         assert bool(done[0]) == ("on th" in policy.tokenizer.decode(ids[: t + 1]))
 
 

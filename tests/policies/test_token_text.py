@@ -89,12 +89,12 @@ def test_a_character_of_two_tokens_is_shown_whole_in_its_step():
     assert steps_of(BYTES, [[6, 7, 4, 6, 7]], "。") == [(["é。", "é"], [0, 0, 0, 1, 1])]
 
 
-def ended(words, stop, row, *, written=None):
+def ended(words, stop, row, *, written=()):
     """At which token of a row it ends, or None."""
     text = TokenText(words, len(words.texts), stop, None, torch.device("cpu"))
-    so_far = torch.tensor(row)[:, None]
     for t in range(len(row)):
-        if text.ended(so_far[t], so_far[: t + 1], torch.tensor([0]), written, 1)[0]:
+        so_far = [*written, *row[: t + 1]]
+        if text.ended(torch.tensor(row[t : t + 1]), lambda place, size, ids=so_far: ids[-size:])[0]:
             return t
     return None
 
@@ -120,7 +120,7 @@ def test_a_stop_string_ends_a_row_with_the_token_that_completes_it(stop, row, at
 
 def test_a_stop_string_may_begin_in_what_was_written_before():
     assert ended(LETTERS, ("a;b",), [1]) is None
-    assert ended(LETTERS, ("a;b",), [1], written=[[1, 0, 2]]) == 0
+    assert ended(LETTERS, ("a;b",), [1], written=[1, 0, 2]) == 0
 
 
 def test_a_stop_string_of_a_character_in_three_tokens_is_seen_with_the_third():

@@ -162,7 +162,7 @@ class Writing:
     def __init__(self, network: Decoder, contexts: Sequence[Sequence[int]], copies: int, room: int, device: torch.device) -> None:
         lengths = [len(context) for context in contexts]
         n, longest = len(contexts), max(lengths)
-        self.network = network
+        self.network, self.layers = network, network.layers
         self.capacity = longest + room if network.context is None else min(longest + room, network.context)
         self.at: int | Tensor = longest if min(lengths) == longest else torch.tensor(lengths, device=device)
         self.end = longest  # slots that hold something in some row
@@ -172,14 +172,15 @@ class Writing:
         x = network.read_in(padded.flatten(), places)
         heads, size = network.cache_shape
         # Zeros, because a hidden slot still takes part as probability 0 times its value, which must not be NaN.
-        self.cache = x.new_zeros(len(network.layers), 2, n, heads, self.capacity, size)
-        for layer, stored in zip(network.layers, self.cache, strict=True):
+        self.cache = x.new_zeros(len(self.layers), 2, n, heads, self.capacity, size)
+        for layer, stored in zip(self.layers, self.cache, strict=True):
             query, key, value = (part.unflatten(0, (n, longest)).transpose(1, 2) for part in layer.project(x, places))
             stored[0, :, :, :longest], stored[1, :, :, :longest] = key, value
             seen = attend(query, key, value, network.scale, causal=True)
             x = layer.absorb(x, seen.transpose(1, 2).reshape(n * longest, -1))
         ends = torch.tensor(lengths, device=device) - 1 + torch.arange(n, device=device) * longest
         self.logits = network.read_out(x[ends])[0]
+        self.stored = [layer.unbind(0) for layer in self.cache.unbind(0)]
         if copies > 1:
             self.keep(torch.arange(n, device=device).repeat_interleave(copies))
 
@@ -196,7 +197,7 @@ class Writing:
             places = tuple(entry[at] for entry in self.table)
             mask = (torch.arange(self.end, device=tokens.device) <= at[:, None])[:, None, None]
         x = network.read_in(tokens, places)
-        for layer, (keys, values) in zip(network.layers, self.cache.unbind(0), strict=True):
+        for layer, (keys, values) in zip(self.layers, self.stored, strict=True):
             query, key, value = layer.project(x, places)
             keys[where], values[where] = key, value
             seen = attend(query[:, :, None], keys[:, :, : self.end], values[:, :, : self.end], network.scale, mask=mask)
@@ -217,6 +218,7 @@ class Writing:
             if len(moved):
                 self.cache[:, :, moved, :, :end] = self.cache[:, :, rows[moved], :, :end]
             self.cache = self.cache[:, :, :m]
+        self.stored = [layer.unbind(0) for layer in self.cache.unbind(0)]
         self.logits = self.logits[rows]
         if not isinstance(self.at, int):
             self.at = self.at[rows]

@@ -98,23 +98,29 @@ def generate(
     rows = torch.arange(n, device=device)  # the row that each place of the batch writes
     going = torch.ones_like(finished)  # places whose row has not ended
     left = n
+    since = 0  # tokens from here on are not in `tokens` yet, because putting them there one by one is slow
+    taken: list[Tensor] = []
+    shares: list[Tensor] = []
     session = model.session(contexts, copies, most)
+
+    def recent(place: int, size: int) -> list[int]:
+        """The last ids of a response, the part that was written before included."""
+        row = int(rows[place])
+        ids = [*tokens[max(since + len(taken) - size, 0) : since, row].tolist(), *(int(t[place]) for t in taken[-size:])]
+        return [*written[row // copies][len(ids) - size :], *ids] if written is not None and len(ids) < size else ids
+
     for t in range(most):
         if t % _BLOCK == 0 and t < sampled:  # for all rows, ended or not, so that no row's numbers depend on the others
-            uniform = torch.rand(n, min(_BLOCK, most), generator=noise, dtype=torch.float64).T.contiguous().to(device)
-        all_here = len(rows) == n
+            block = torch.rand(n, min(_BLOCK, most), generator=noise, dtype=torch.float64).T.to(device)
+            uniform = block[:, rows]
         probability = scaled(session.logits, choice.temperature).softmax(-1)
         if t < sampled:
-            draw = uniform[t % _BLOCK] if all_here else uniform[t % _BLOCK, rows]
-            token = sample(probability, draw, top_k=choice.top_k, top_p=choice.top_p)
+            token = sample(probability, uniform[t % _BLOCK], top_k=choice.top_k, top_p=choice.top_p)
         else:
             token = probability.argmax(-1)
-        number = probability.gather(1, token[:, None])[:, 0]
-        if all_here:
-            tokens[t], share[t] = token, number
-        else:
-            tokens[t, rows], share[t, rows] = token, number
-        ended = text.ended(token, tokens[: t + 1], rows, written, copies)
+        taken.append(token)
+        shares.append(probability.gather(1, token[:, None]))
+        ended = text.ended(token, recent)
         full = limit[rows] == t + 1 if uneven else None
         crowded = full is not None and bool(full.any())
         if crowded or ended.any():
@@ -130,8 +136,14 @@ def generate(
         if crowded or (len(rows) - left) * _SHARE >= len(rows):  # a full row has no place for another token, even an ignored one
             stay = _compact(going, left)
             session.keep(stay)
+            tokens[since : t + 1, rows], share[since : t + 1, rows] = torch.stack(taken), torch.cat(shares, 1).T
+            since, taken, shares = t + 1, [], []
             rows, token, going = rows[stay], token[stay], going[stay]
+            if t + 1 < sampled:
+                uniform = block[:, rows]
         session.step(token)
+    end = since + len(taken)
+    tokens[since:end, rows], share[since:end, rows] = torch.stack(taken), torch.cat(shares, 1).T
     return Generated(tokens.T, share.log().T, count, finished)
 
 

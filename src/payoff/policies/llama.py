@@ -6,7 +6,8 @@ of its responses. Adapters stay in place, because projections are called as the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,9 +42,9 @@ class LlamaDecoder:
     def __init__(self, network: Any) -> None:
         self.inner, self.head = network.model, network.get_output_embeddings()
         self.layers: Sequence[LlamaLayer] = [LlamaLayer(layer) for layer in self.inner.layers]
-        first = self.layers[0]
-        self.scale: float | None = first.attention.scaling
-        self.cache_shape = (_outputs(first.attention.k_proj) // first.size, first.size)
+        attention, size = self.inner.layers[0].self_attn, self.layers[0].size
+        self.scale: float | None = attention.scaling
+        self.cache_shape = (int(attention.k_proj.out_features) // size, size)
         self.context: int | None = None  # positions are rotations, and there is one for every number
 
     def places(self, positions: Tensor) -> Places:
@@ -57,50 +58,52 @@ class LlamaDecoder:
 
     def read_out(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, and the normalised states they are read from."""
-        state = _normalised(self.inner.norm, x)
-        return _linear(self.head, state), state
+        state = _norm(self.inner.norm)(x)
+        return _product(self.head)(state), state
 
 
 class LlamaLayer:
-    """One layer of such a model."""
+    """One layer of such a model, its weights taken out once."""
 
     def __init__(self, layer: Any) -> None:
-        self.layer, self.attention, self.perceptron = layer, layer.self_attn, layer.mlp
-        self.size = int(self.attention.head_dim)
+        attention, perceptron = layer.self_attn, layer.mlp
+        self.size = int(attention.head_dim)
+        self.first, self.second = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
+        self.query, self.key, self.value = (_product(m) for m in (attention.q_proj, attention.k_proj, attention.v_proj))
+        self.out, self.gate, self.up = _product(attention.o_proj), _product(perceptron.gate_proj), _product(perceptron.up_proj)
+        self.down, self.activation = _product(perceptron.down_proj), perceptron.act_fn
+        self.norms = (_norm(attention.q_norm), _norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
 
     def project(self, x: Tensor, places: Places) -> tuple[Tensor, Tensor, Tensor]:
         """Queries and keys, turned by their positions, and values."""
-        attention = self.attention
-        x = _normalised(self.layer.input_layernorm, x)
-        query, key, value = (
-            _linear(projection, x).unflatten(-1, (-1, self.size))
-            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        if hasattr(attention, "q_norm"):
-            query, key = _normalised(attention.q_norm, query), _normalised(attention.k_norm, key)
+        x = self.first(x)
+        query, key, value = (product(x).unflatten(-1, (-1, self.size)) for product in (self.query, self.key, self.value))
+        if self.norms is not None:
+            query, key = self.norms[0](query), self.norms[1](key)
         return _turned(query, *places), _turned(key, *places), value
 
     def absorb(self, x: Tensor, seen: Tensor) -> Tensor:
         """The states after what attention saw, and after the gated perceptron."""
-        x = x + _linear(self.attention.o_proj, seen)
-        inner, gated = _normalised(self.layer.post_attention_layernorm, x), self.perceptron
-        return x + _linear(gated.down_proj, gated.act_fn(_linear(gated.gate_proj, inner)) * _linear(gated.up_proj, inner))
+        x = x + self.out(seen)
+        inner = self.second(x)
+        return x + self.down(self.activation(self.gate(inner)) * self.up(inner))
 
 
-def _linear(module: Any, x: Tensor) -> Tensor:
+def _product(module: Any) -> Callable[[Tensor], Tensor]:
     """The module's product; one that is more than a plain linear layer (an adapter, a quantised one) is called as it is."""
-    return F.linear(x, module.weight, module.bias) if type(module) is nn.Linear else module(x)
+    return partial(F.linear, weight=module.weight, bias=module.bias) if type(module) is nn.Linear else module
 
 
-def _outputs(module: Any) -> int:
-    return int(module.out_features)
+def _norm(module: Any) -> Callable[[Tensor], Tensor]:
+    """Division by the root mean square over the last dimension, in float32, then the module's scale."""
+    weight, epsilon = module.weight, module.variance_epsilon
 
+    def normalised(x: Tensor) -> Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+        return weight * wide.to(x.dtype)
 
-def _normalised(norm: Any, x: Tensor) -> Tensor:
-    """Divided by the root mean square over the last dimension, in float32, then scaled."""
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + norm.variance_epsilon)
-    return norm.weight * wide.to(x.dtype)
+    return normalised
 
 
 def _turned(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:

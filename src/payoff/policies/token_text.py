@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -46,24 +46,13 @@ class TokenText:
         single = separator is not None and len(separator) == 1 and separator.isascii()
         self.closing = table(lambda i, piece: separator in piece) if single else None
 
-    def ended(
-        self,
-        token: Int[Tensor, " n"],
-        so_far: Int[Tensor, "t N"],
-        rows: Int[Tensor, " n"],
-        written: Sequence[Sequence[int]] | None,
-        copies: int,
-    ) -> Bool[Tensor, " n"]:
-        """Which of the rows has just been ended by its last token."""
+    def ended(self, token: Int[Tensor, " n"], recent: Callable[[int, int], list[int]]) -> Bool[Tensor, " n"]:
+        """Which of the rows has just been ended by its last token; `recent(row, k)` gives its last k ids, this one included."""
         ended = self.certain[token]
         if self.possible is None:
             return ended
         for place in (self.possible[token] & ~ended).nonzero()[:, 0].tolist():
-            row = int(rows[place])
-            ids = so_far[-self.tail :, row].tolist()
-            if written is not None and len(ids) < self.tail:
-                ids = [*written[row // copies][len(ids) - self.tail :], *ids]
-            text = self.text(ids)
+            text = self.text(recent(place, self.tail))
             ended[place] = any(stop in text for stop in self.stop)
         return ended
 
