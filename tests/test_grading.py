@@ -128,6 +128,19 @@ def test_double_star_gets_the_fields_that_no_argument_takes():
     assert seen == [{"level": 1, "source": "s"}, {"level": 2, "source": "t"}]
 
 
+def test_no_field_of_the_rows_sets_an_option_of_a_registered_grader():
+    from payoff.signals.answers import answer_match
+
+    rows = rollouts(["4.4"], reference=["4"], tolerance=[0.5])
+    assert signal(answer_match, name="match")(rows)["match"].value.sum() == 0
+    assert signal(functools.partial(answer_match, tolerance=0.5), name="match")(rows)["match"].value.sum() == 1
+
+    def mine(response, *, tolerance=0.0):  # a user's own grader takes whatever the rows have by that name
+        return tolerance
+
+    assert float(signal(mine)(rows)["mine"].value.sum()) == 0.5
+
+
 def test_what_a_partial_binds_stays_bound():
     seen = []
 

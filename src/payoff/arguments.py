@@ -27,7 +27,8 @@ class UnfitGraderError(GraderError, TypeError):
 class Arguments:
     """What a grader's signature asks for, and how a batch fills it.
 
-    An argument without default must be somewhere in the batch: MissingFieldError. What `functools.partial` binds stays bound.
+    An argument without default must be somewhere in the batch: MissingFieldError. What `functools.partial` binds stays bound. The
+    keyword-only arguments of a registered grader that have a default are its options, and no field of the rows fills them.
     """
 
     def __init__(self, grader: Callable[..., Any], name: str) -> None:
@@ -49,6 +50,8 @@ class Arguments:
             if p.kind in (p.POSITIONAL_ONLY, p.VAR_POSITIONAL):
                 raise UnfitGraderError(f"signal: {name}{inspect.signature(grader)}: {p} cannot be filled by name")
         self.rest = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        if hasattr(inner, "__method__"):
+            bound |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
         named = [p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in bound]
         self.names = [p.name for p in named]
         self.required = {p.name for p in named if p.default is p.empty}

@@ -76,6 +76,7 @@ def flags(response: str) -> str:
         pytest.param(RIGHT, "nnn", "8", 0, id="correct"),
         pytest.param("3-7=5;5+7=2;2-5=7;#7.", "Nnn", "7", 0, id="a wrong result is charged once, to the step that writes it"),
         pytest.param("3-7=6;3-7=6;6+7=3;3-5=8;#8.", "nrnn", "8", 0, id="repeated"),
+        pytest.param("3-7=6;6+7=3;3-7=6;3-5=8;#8.", "nnrn", "8", 0, id="repeated later"),
         pytest.param("3-7=6;6+0=6;6+7=3;3+0=3;3-5=8;#8.", "nsnsn", "8", 0, id="superfluous"),
         pytest.param("3+0=3;3-7=6;6+7=3;3-5=8;#8.", "snnn", "8", 0, id="superfluous at once"),
         pytest.param("3+1=3;3-7=6;6+7=3;3-5=8;#8.", "Snnn", "8", 0, id="superfluous and wrong"),
