@@ -15,6 +15,12 @@ _EXTRA_OF = {
     "trl": "trl",
     "verl": "verl",
     "tensorboard": "tensorboard",
+    "sklearn": "flow",
+    "gymnasium": "control",
+    "stable_baselines3": "control",
+    "minigrid": "control",
+    "mujoco": "control",
+    "scipy": "solvers",
 }
 
 

@@ -56,7 +56,7 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
     if not run.terms:
         faults.append(loaded.fault((), "there is nothing to train: `terms` is empty"))
     task = make(("task",), run.task, ("task",))
-    policy = make(("policy",), run.policy, ("policy",))
+    policy = make(("policy",), run.policy, ("policy",), task=task)
     reference = None if policy is None else _frozen(policy)
     parts_of = functools.partial(_parts, make, policy=policy)
     signals = {

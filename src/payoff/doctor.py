@@ -22,7 +22,12 @@ EXTRAS = {
     "trl": {"trl": "TRL trainers"},
     "verl": {"verl": "verl trainers"},
     "tensorboard": {"tensorboard": "metrics in TensorBoard"},
+    "flow": {"sklearn": "the digits that flow policies draw"},
+    "control": {"gymnasium": "environments", "stable_baselines3": "Stable-Baselines3", "minigrid": "MiniGrid", "mujoco": "MuJoCo"},
+    "solvers": {"scipy": "linear programmes"},
 }
+
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the name differs from the module's
 
 
 def examine() -> dict[str, Any]:
@@ -30,6 +35,8 @@ def examine() -> dict[str, Any]:
     works = [f"payoff {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
     missing: list[str] = []
     import torch
+
+    from payoff import sandbox
 
     works.append(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
@@ -39,11 +46,14 @@ def examine() -> dict[str, Any]:
     for extra, packages in EXTRAS.items():
         for package, what in packages.items():
             if importlib.util.find_spec(package) is not None:
-                works.append(f"{what}: {package} {metadata.version(package.replace('_', '-'))}")
+                works.append(f"{what}: {package} {metadata.version(DISTRIBUTIONS.get(package, package.replace('_', '-')))}")
             else:
                 missing.append(f'{what}: pip install "payoff[{extra}]"')
     chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     (works if chromium else missing).append("a browser for the report's tests" + (f": {chromium}" if chromium else " (chromium)"))
+    isolation = sandbox.examine()
+    works += [f"sandbox: {line}" for line in isolation["works"]]
+    missing += [f"sandbox: {line}" for line in isolation["missing"]]
     return {"works": works, "missing": missing, "measured": _measured()}
 
 

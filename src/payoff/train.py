@@ -275,6 +275,8 @@ def evaluate(parts: Parts, settings: Settings, number: int) -> Metrics:
             some = traj.select(torch.arange(min(KL_ROLLOUTS, len(traj))))
             away = log_ratio(some.logp["old"], parts.reference.evaluate(some).logp, some).double()
             metrics["kl"] = float(away.sum(1).mean())
+        if (measure := getattr(parts.task, "measure", None)) is not None:
+            metrics |= {f"truth/{name}": value for name, value in measure(parts.policy).items()}
     return metrics
 
 
@@ -283,7 +285,7 @@ def annotate(traj: Trajectories, parts: Parts) -> Trajectories:
     with torch.no_grad():
         if "ref" in parts.read_before | parts.read_by_losses:
             traj = traj.replace(logp={"ref": parts.reference.evaluate(traj).logp})  # type: ignore[union-attr]
-        if mine := parts.read_before - GIVEN:
+        if mine := parts.read_before - GIVEN - set(traj.extras):
             more = parts.policy.evaluate(traj, mine).more
             traj = traj.replace(extras={name: more[name].detach() for name in mine})
     return traj

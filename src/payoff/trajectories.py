@@ -162,7 +162,10 @@ class Trajectories:
             else self.fork >= self.length,
         }
         for name, logp in self.logp.items():
-            faults[f"has a {name!r} log-probability that is NaN or positive"] = (self.mask & ~(logp <= 1e-6)).any(1)
+            if self.actions.is_floating_point():  # a density may be larger than 1
+                faults[f"has a {name!r} log-probability that is NaN"] = (self.mask & logp.isnan()).any(1)
+            else:
+                faults[f"has a {name!r} log-probability that is NaN or positive"] = (self.mask & ~(logp <= 1e-6)).any(1)
         for fault, rows in faults.items():
             if rows.any():
                 raise ValueError(f"Trajectories: trajectory {int(self.id[rows.nonzero()[0, 0]])} {fault}")

@@ -19,6 +19,9 @@ REGISTERED = {key: record.sees for key, record in catalogue.index().items() if k
 NUMBERS = [0.0, 1.0, -1.0, 0.1, 0.7, 0.97, -2.5]
 
 # Options that take another way through the code than the defaults.
+STATES = ("values", "log_reward")  # extras of states, one more than there are actions
+REFUSES = {("credit", "prm-gflownet")}  # these numbers altogether: it takes scores in 0..1, and is tried in a file of its own
+NEEDED = {("advantage", "bnpo"): {"low": -40.0, "high": 40.0}}  # without which a method refuses these numbers
 OPTIONS = {
     ("credit", "return-to-go"): [{"discount": 0.9, "per": per} for per in ("position", "action", "step")] + [{"discount": 0.0}],
     ("credit", "lambda-return"): [{"discount": 0.9, "trace": 0.0}, {"trace": 1.0}],
@@ -34,7 +37,7 @@ OPTIONS = {
         {"over": "group", "unit": "action", "scale_over": "step"},
     ],
 }
-CASES = [(key, options) for key in sorted(REGISTERED) for options in [{}, *OPTIONS.get(key, [])]]
+CASES = [(key, options) for key in sorted(REGISTERED.keys() - REFUSES) for options in [NEEDED.get(key, {}), *OPTIONS.get(key, [])]]
 
 
 def fresh(case):
@@ -79,7 +82,10 @@ def batch(recipe) -> tuple[Channel, Trajectories, torch.Generator]:
         id=torch.arange(n) + 100,
         parent=torch.where(branch, 1000, -1),
         fork=torch.where(branch, (torch.rand(n, generator=rng) * length).long(), 0),
-        extras={"values": torch.randn(n, t + 1, generator=rng)},
+        extras={
+            **{name: torch.randn(n, t + 1, generator=rng) for name in STATES},
+            **{name: torch.rand(n, t, generator=rng) + 0.1 for name in ("token_scores", "std", "gain", "times")},
+        },
     )
     value = torch.tensor(NUMBERS)[torch.randint(0, len(NUMBERS), (n, t if recipe["dense_value"] else 1), generator=rng)]
     if recipe["alike"]:  # rollouts that all earned the same
@@ -135,8 +141,8 @@ def test_padding_and_unknown_numbers_are_never_read(case, recipe):
         value = torch.where(channel.valid, channel.value, junk)
         value = value if value.shape[1] == 1 else torch.where(beyond, junk, value)
         logp = {name: torch.where(beyond, junk, of) for name, of in traj.logp.items()}
-        values = {"values": torch.where(last, junk, traj.extras["values"])}
-        result = fresh(case)(Channel(value, channel.valid), traj.replace(logp=logp, extras=values))
+        extras = {name: torch.where(last if name in STATES else beyond, junk, of) for name, of in traj.extras.items()}
+        result = fresh(case)(Channel(value, channel.valid), traj.replace(logp=logp, extras=extras))
         return result.value, result.valid
 
     clean = spoilt(0.0)
@@ -210,7 +216,7 @@ def test_wider_padding_changes_nothing(case, recipe):
         step=widen(traj.step, -1),
         actions=widen(traj.actions, 0),
         logp={name: widen(logp, 0.0) for name, logp in traj.logp.items()},
-        extras={"values": widen(traj.extras["values"], 0.0)},
+        extras={name: widen(of, 0.0) for name, of in traj.extras.items()},
     )
     grow = lambda x, fill: x if x.shape[1] == 1 and traj.width > 1 else widen(x, fill)
     result = fresh(case)(Channel(grow(channel.value, 0.0), grow(channel.valid, True)), wide)

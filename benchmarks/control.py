@@ -1,0 +1,194 @@
+"""Control: what the reward wrapper costs Stable-Baselines3, and environment steps a second of our actor-critic against SB3's PPO.
+
+The same environment, network (two perceptrons of 64 x 64), lanes, steps per update, epochs, minibatches and optimiser steps, one
+thread each, in turn within one process, in seconds of that process. Of the wrapper both is measured: how much longer training takes
+than without it, alternating, and the share of time spent inside it, which a busy machine disturbs less.
+
+    python benchmarks/control.py [--environment CartPole-v1] [--seconds 20]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import gymnasium
+import torch
+
+from payoff.build import build
+from payoff.config import Loaded, RunFile
+from payoff.pipeline import chain, join
+from payoff.shaping.potentials import potential_shaping
+from payoff.signals.environment import environment_reward
+from payoff.signals.novelty import CountNovelty
+from payoff.train import Progress, update
+from payoff.yaml_marks import parse_yaml
+
+LANES, STEPS, EPOCHS, MINIBATCH = 8, 128, 4, 128
+
+
+def height(traj):
+    """A potential with something to compute: minus the squared norm of the observation."""
+    return -traj.extras["observations"].square().sum(2)
+
+
+SIGNALS = {
+    "without": None,
+    "own reward": environment_reward,
+    "chain of three": chain(
+        join({"own": environment_reward, "novelty": CountNovelty(resolution=0.1)}),
+        partial(potential_shaping, potential=height, discount=0.99),
+    ),
+}
+
+
+PAY = {"without": "step", "own reward": "step", "chain of three": "step", "own reward, by the rollout": "rollout"}
+PAY["chain of three, by the rollout"] = "rollout"
+SIGNALS |= {name: SIGNALS[name.removesuffix(", by the rollout")] for name in PAY}
+
+
+def sb3(environment: str, signal, seed: int, pay: str = "step"):
+    """An SB3 PPO on this environment, wrapped where there is a signal."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    from payoff.integrations.sb3 import CreditBuffer, RewardVecEnv
+
+    env, buffer = make_vec_env(environment, n_envs=LANES, seed=seed), {}
+    if signal is not None:
+        env = RewardVecEnv(env, signal, pay=pay)
+    if pay == "rollout":
+        buffer = {"rollout_buffer_class": CreditBuffer, "rollout_buffer_kwargs": {"env": env}}
+    sizes = {"n_steps": STEPS, "batch_size": MINIBATCH, "n_epochs": EPOCHS}
+    return PPO("MlpPolicy", env, learning_rate=3e-4, seed=seed, device="cpu", **sizes, **buffer)
+
+
+def seconds_per_step(train: Callable[[], int]) -> float:
+    """Of this process's own time, so that what else the machine does is left out."""
+    start = time.process_time()
+    steps = train()
+    return (time.process_time() - start) / steps
+
+
+class Stopwatch:
+    """Seconds inside a wrapper and not in what it wraps."""
+
+    def __init__(self, model) -> None:
+        self.seconds, env = 0.0, model.env
+        env.step_wait, env.venv.step_wait = self.timed(env.step_wait, 1), self.timed(env.venv.step_wait, -1)
+        env.online.settle = self.timed(env.online.settle, 1)
+
+    def timed(self, function, sign: int):
+        def call():
+            start = time.process_time()
+            try:
+                return function()
+            finally:
+                self.seconds += sign * (time.process_time() - start)
+
+        return call
+
+
+def overhead(environment: str, seconds: float) -> None:
+    """Time per step with and without a wrapper, alternating."""
+    models = {name: sb3(environment, signal, 0, PAY[name]) for name, signal in SIGNALS.items()}
+    times: dict[str, list[float]] = {name: [] for name in models}
+
+    def learn(model) -> int:
+        model.learn(LANES * STEPS, reset_num_timesteps=False, log_interval=None)
+        return LANES * STEPS
+
+    for model in models.values():
+        learn(model)  # warm up
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for name, model in models.items():
+            times[name].append(seconds_per_step(partial(learn, model)))
+    base = statistics.median(times["without"])
+    print(f"SB3 PPO on {environment}, {LANES} environments, median of {len(times['without'])} updates of {LANES * STEPS} steps")
+    for name, each in times.items():
+        ratio = statistics.median(a / b for a, b in zip(each, times["without"]))
+        print(f"  {name:<32} {1e6 * statistics.median(each):6.1f} us/step  {100 * (ratio - 1):+5.1f} %")
+    print(f"  ({1 / base:.0f} steps/s without)")
+    for name, model in models.items():
+        if name != "without":
+            inside = Stopwatch(model)
+            total = 2 * LANES * STEPS * statistics.fmean(seconds_per_step(partial(learn, model)) for _ in range(2))
+            print(f"  {name:<32} inside the wrapper: {100 * inside.seconds / (total - inside.seconds):4.1f} % of the rest")
+
+
+def ours(environment: str):
+    """Our parts for the same training; full episodes instead of fixed stretches, so steps per update vary."""
+    text = f"""
+    task: {{name: environment, environment: "{environment}"}}
+    policy: {{name: actor-critic, environment: "{environment}", lanes: {LANES}, horizon: {STEPS}}}
+    reward: {{environment: environment-reward}}
+    terms:
+      policy: {{paths: {{environment: [{{name: lambda-return, discount: 0.99}}, subtract-values]}}, then: [whiten], loss: ppo-clip}}
+      value: {{paths: {{environment: [{{name: lambda-return, discount: 0.99}}]}}, loss: value, weight: 0.5}}
+    train: {{starts: {LANES}, rollouts: 1, epochs: {EPOCHS}, minibatches: {LANES}, learning_rate: 3e-4, gradient_clip: 0.5}}
+    """
+    run = RunFile.model_validate(parse_yaml(text, "benchmark").data)
+    return build(Loaded(run, {}, "benchmark", []))
+
+
+def against_sb3(environment: str, seconds: float) -> None:
+    """Environment steps a second, collecting and learning together, alternating; episodes of equal length on both sides."""
+    parts, settings = ours(environment)
+    progress = Progress()
+    progress.optimiser = torch.optim.AdamW(parts.policy.parameters(), lr=3e-4)
+    model = sb3(environment, None, 0)
+
+    def learn_ours() -> int:
+        batch, _ = update(parts, settings, progress)
+        progress.update += 1
+        return int(batch.traj.mask.sum())
+
+    def learn_sb3() -> int:
+        model.learn(LANES * STEPS, reset_num_timesteps=False, log_interval=None)
+        return LANES * STEPS
+
+    for warm in (learn_ours, learn_sb3):
+        warm()
+    rates: dict[str, list[float]] = {"ours": [], "SB3": []}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        rates["SB3"].append(1 / seconds_per_step(learn_sb3))
+        rates["ours"].append(1 / seconds_per_step(learn_ours))
+    print(f"whole training on {environment}: environment steps/s, median of {len(rates['SB3'])} updates each")
+    for name, rate in rates.items():
+        print(f"  {name:<6} {statistics.median(rate):8.0f} steps/s")
+    print(f"  ratio  {statistics.median(rates['ours']) / statistics.median(rates['SB3']):8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--environment", default="Endless-v0", help="a gymnasium environment; default: episodes of 128 steps")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each of the two parts")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=STEPS)
+    overhead(args.environment, args.seconds)
+    against_sb3(args.environment, args.seconds)
+
+
+class Endless(gymnasium.Wrapper):
+    """CartPole that goes on when the pole falls: every episode lasts to the time limit, and both sides take equal batches."""
+
+    def __init__(self) -> None:
+        from gymnasium.envs.classic_control import CartPoleEnv
+
+        super().__init__(CartPoleEnv())
+
+    def step(self, action):
+        observation, reward, fallen, _, info = self.env.step(action)
+        if fallen:
+            observation, _ = self.env.reset()
+        return observation, reward, False, False, info
+
+
+if __name__ == "__main__":
+    main()

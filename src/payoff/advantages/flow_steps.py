@@ -1,0 +1,113 @@
+"""Advantages of denoising policies: how rollouts of one start are compared there, and how much each step of one counts.
+
+The steps' noise is read from extras["std"] [N, T], which a denoising policy records.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from payoff.advantages.normalise import standardise
+from payoff.catalogue import method
+from payoff.trajectories import Channel, Trajectories
+
+_MIX = (-7046029254386353131, -4658895280553007687, -7723592293110705685)  # odd multipliers that spread the bits of a number
+
+
+@method("flow-grpo", kind="advantage", paper="arXiv:2505.05470", sees="batch")
+def flow_grpo(
+    channel: Channel, traj: Trajectories, *, scale_over: Literal["batch", "group"] = "batch", bound: float = 5.0
+) -> Channel:
+    """Compare a rollout with its start's others, in standard deviations of the whole batch (Flow-GRPO, eq. 5, as its code has it).
+
+    A = clamp((C - mean_group C) / (std C + 1e-4), -bound, bound), the standard deviation with divisor n. Equal rewards get 0.
+    The rest of the method is the spine's: `total` before it, `ppo-clip` with low = high = 1e-4 after it on log-probabilities that
+    are means over dimensions, `kl-k2` as a second term, and `drop-equal-groups` for starts that teach nothing.
+    Raises ValueError unless bound > 0.
+
+    >>> from payoff.examples import four_answers
+    >>> credit = Channel(torch.tensor([[1.0], [0.0], [3.0], [3.0]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> flow_grpo(credit, four_answers()).value.T
+    tensor([[ 0.3849, -0.3849,  0.0000,  0.0000]])
+    """
+    return _bounded("flow_grpo", standardise(channel, traj, scale_over=scale_over, eps=1e-4), bound)
+
+
+@method("dancegrpo", kind="advantage", paper="arXiv:2505.07818", sees="group")
+def dancegrpo(channel: Channel, traj: Trajectories, *, fraction: float = 0.6, bound: float = 5.0) -> Channel:
+    """Compare a rollout with its start's others, and train on a random share of its steps (DanceGRPO, eq. 8, as its code has it).
+
+    A = clamp((C - mean_group C) / (std_group C + 1e-8), -bound, bound), divisor n - 1, at int(fraction m) of a rollout's m own
+    actions (at least one of them); the others are left without a verdict, so that an average over actions divides by the number
+    that is trained. Which ones they are follows from the trajectory's id: another share for every rollout, the same for every
+    channel, whatever the order of rows. fraction 1: all, and [N, 1] stays [N, 1].
+
+    Several rewards are each sent down a path that ends here, and added after: a reward in large units then counts no more than
+    the others. The method's other parts are options of the policy: noise "constant", start_noise "group", last_clean; and
+    `ppo-clip` with 1e-4. Raises ValueError for a fraction outside (0, 1], and unless bound > 0.
+
+    >>> from payoff.examples import four_answers
+    >>> credit = Channel(torch.tensor([[1.0], [0.0], [0.7], [0.7]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> chosen = dancegrpo(credit, four_answers(), fraction=0.5)
+    >>> chosen.valid.sum(1), chosen.value.abs().sum(1)
+    (tensor([1, 1, 1, 1]), tensor([0.7071, 0.7071, 0.0000, 0.0000]))
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"dancegrpo: fraction must lie in (0, 1], got {fraction}")
+    compared = _bounded("dancegrpo", standardise(channel, traj, ddof=1, eps=1e-8), bound)
+    if fraction == 1:
+        return compared
+    valid = compared.valid & _share(traj, fraction)
+    return Channel(torch.where(valid, compared.value, 0), valid, compared.reasons)
+
+
+@method("tempflow-grpo", kind="advantage", paper="arXiv:2508.04324", needs=("std",))
+def noise_weighted(channel: Channel, traj: Trajectories) -> Channel:
+    """Let a step count by the noise that was put into it (TempFlow-GRPO, eq. 8).
+
+    A_t w_t, w_t = std_t / mean_t std, the mean over the steps of the schedule that have noise, drawn or not: early steps, which
+    decide most, count more than the last ones. Without it the gradient of a step grows as 1 / std; with it, on a rectified path
+    with growing noise, as the time that the step takes. A positive factor of the advantage is a weight of the loss's term, clipped
+    or not.
+
+    [N, T]. A trajectory without noise gets weights 1. The other half of the method, one sampled step for each rollout, is the
+    policy's acts="one": a group then differs in that step alone, and its advantage is that step's credit.
+    Raises ValueError without extras["std"].
+
+    >>> from payoff.examples import four_answers
+    >>> traj = four_answers().replace(extras={"std": torch.tensor([[3.0, 2.0, 1.0]]).repeat(4, 1)})
+    >>> noise_weighted(Channel(torch.ones(4, 1), torch.ones(4, 1, dtype=torch.bool)), traj).value
+    tensor([[1.5000, 1.0000, 0.5000],
+            [1.2000, 0.8000, 0.0000],
+            [1.5000, 1.0000, 0.5000],
+            [1.0000, 0.0000, 0.0000]])
+    """
+    if "std" not in traj.extras:
+        raise ValueError('noise_weighted: needs traj.extras["std"] [N, T], the noise of every step')
+    std = torch.where(traj.exists, traj.extras["std"], 0).double()
+    noisy = std > 0
+    mean = std.sum(1, keepdim=True) / noisy.sum(1, keepdim=True).clamp(min=1)
+    weight = torch.where(noisy, std / torch.where(mean > 0, mean, 1), torch.where(mean > 0, 0, 1)).to(channel.value.dtype)
+    here = channel.valid & traj.exists
+    return Channel(torch.where(here, channel.value * weight, 0), channel.valid, channel.reasons)
+
+
+def _bounded(name: str, channel: Channel, bound: float) -> Channel:
+    if not bound > 0:
+        raise ValueError(f"{name}: bound must be > 0, got {bound}")
+    return channel._replace(value=channel.value.clamp(-bound, bound))
+
+
+def _share(traj: Trajectories, fraction: float) -> Bool[Tensor, "N T"]:
+    """A share of every trajectory's own actions, drawn by its id."""
+    number = traj.id[:, None] * _MIX[0] + torch.arange(traj.width, device=traj.device)
+    for factor in _MIX[1:]:
+        number = (number ^ (number >> 29)) * factor
+    ticket: Float[Tensor, "N T"] = torch.where(traj.own, (number ^ (number >> 32)).double(), torch.inf)
+    place = ticket.argsort(1).argsort(1)
+    count = (traj.own.sum(1, keepdim=True).double() * fraction + 1e-9).floor().clamp(min=1)
+    return traj.own & (place < count)

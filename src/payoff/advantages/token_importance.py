@@ -1,0 +1,63 @@
+"""Weights of single actions within an advantage: OREAL's token importance, read from a scorer's running mean."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from payoff.catalogue import method
+from payoff.trajectories import Channel, Trajectories
+
+
+@method("oreal", kind="advantage", paper="arXiv:2502.06781")
+def token_importance(
+    channel: Channel,
+    traj: Trajectories,
+    *,
+    scores: str = "token_scores",
+    threshold: float = 0.5,
+    side: Literal["both", "positive", "negative"] = "both",
+) -> Channel:
+    """Weigh each action of an advantage by what a scorer makes of the answer up to there (OREAL, sec. 3.3).
+
+    A_t = A omega_t, c_t = sigmoid(mean_{own actions i <= t} w_i) with w = traj.extras[scores] [N, T]: how right the answer looks
+    so far. omega_t = max((c_t - threshold) / (1 - threshold), 0) where A > 0, and the same of 1 - c_t where A < 0: right answers
+    are cloned where they look right, wrong ones pushed away from where they look wrong.
+    The scorer is fitted so that sigmoid(mean of w over the whole answer) predicts the outcome; its gradient is not asked for here.
+
+    side: with "positive" or "negative" the other advantages become unknown, so that each sign can be a term of its own with its own
+          token count: the paper's loss is `policy_gradient` on the positive and, times 0.5, the unclipped ratio on the negative.
+    c = 1/2, as of a scorer that knows nothing, gives 0 throughout. An advantage of 0 stays 0.
+
+    [N, T]; unknown stays unknown. Raises ValueError for scores that are not there or not [N, T], a threshold outside [0, 1), an
+    unknown side.
+
+    >>> from payoff.examples import four_answers
+    >>> traj = four_answers().replace(extras={"token_scores": torch.tensor([[0.0, 4.0, -4.0]]).repeat(4, 1)})
+    >>> advantage = Channel(torch.tensor([[1.0], [-1.0], [0.0], [1.0]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> token_importance(advantage, traj).value
+    tensor([[0.0000, 0.7616, 0.0000],
+            [0.0000, 0.0000, 0.0000],
+            [0.0000, 0.0000, 0.0000],
+            [0.0000, 0.0000, 0.0000]])
+    """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"token_importance: threshold must lie in 0 <= threshold < 1, got {threshold}")
+    if side not in ("both", "positive", "negative"):
+        raise ValueError(f'token_importance: side must be "both", "positive" or "negative", got {side!r}')
+    w = traj.extras.get(scores)
+    if w is None or w.shape != traj.mask.shape:
+        found = "none" if w is None else f"shape {list(w.shape)}"
+        raise ValueError(f"token_importance: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
+    seen = traj.own.cumsum(1)
+    so_far = torch.where(traj.own, w.detach(), 0).double().cumsum(1) / seen.clamp(min=1)
+    looks_right = so_far.sigmoid()
+    advantage = torch.where(channel.valid & traj.exists, channel.value, 0)
+    agrees = torch.where(advantage > 0, looks_right, 1 - looks_right)
+    share = ((agrees - threshold) / (1 - threshold)).clamp(min=0).to(advantage.dtype)
+    value = torch.where(traj.own & (share > 0), advantage * share, 0)
+    if side == "both":
+        return Channel(value, channel.valid, channel.reasons)
+    kept = advantage > 0 if side == "positive" else advantage < 0
+    return Channel(torch.where(kept, value, 0), channel.valid & kept, channel.reasons)

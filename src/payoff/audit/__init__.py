@@ -1,0 +1,1 @@
+"""Can this reward be trusted: measurements of a reward, before and while a policy optimises it."""

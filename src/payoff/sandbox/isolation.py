@@ -1,0 +1,272 @@
+"""What surrounds a run: made ready once by the server, closed around each run by the run's own first process.
+
+`prepare` leaves the host behind (its users, network, files) and says what it could get; `Ground.confine` does the rest after the
+fork, in the child, with nothing of the program loaded yet. Whatever fails raises: a run is confined as its level says, or not run.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import resource
+import struct
+import sys
+
+from payoff.sandbox import filters, kernel
+
+NOBODY = 65534
+SCRATCH = "/tmp"
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+_OWN = kernel.NEW_USER | kernel.NEW_PIDS | kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS
+_LIMITED = (
+    *(resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE),
+    *(resource.RLIMIT_NPROC, resource.RLIMIT_STACK, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_SIGPENDING),
+)
+LIMITS = struct.Struct("<ddQQQIIB")  # cpu, wall, memory, scratch, output, processes, files, whether there is a stdin
+
+
+class Ground:
+    """What every run of this server stands on."""
+
+    def __init__(self, level: str, view: str) -> None:
+        self.level, self.view = level, view
+        self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+        self.guarantees: list[str] = []
+        self.landlock: kernel.Landlock | None = None
+        self.filter = b""
+        self.ready: kernel.Filter | None = None
+        self.most = {kind: resource.getrlimit(kind)[1] for kind in _LIMITED}
+
+    @property
+    def flags(self) -> int:
+        """The namespaces that each run is born into."""
+        return _OWN if self.level == "strict" else 0
+
+    def confine(self, limits: tuple, proc: int, ruleset: int) -> None:
+        """Close everything around the calling process, for good; `proc` and `ruleset` are where these are open in it."""
+        cpu, _, memory, scratch, output, processes, files, _ = limits
+        kernel.die_with_parent()
+        _write(proc, "self/oom_score_adj", b"1000")
+        if self.level == "strict":
+            _write(proc, "self/uid_map", b"%d 0 1" % NOBODY)
+            _write(proc, "self/gid_map", b"%d 0 1" % NOBODY)
+            options = f"size={scratch},nr_inodes={max(scratch >> 12, 64)},mode=700"
+            kernel.mount("scratch", SCRATCH, "tmpfs", kernel.NO_SETUID | kernel.NO_DEVICES, options)
+            os.chdir(SCRATCH)
+        os.setsid()
+        wanted = (0, int(cpu) + 1, memory, max(output + 1, scratch), files, processes, 64 << 20, 0, 0, 256)
+        for kind, most in zip(_LIMITED, wanted):
+            hard = self.most[kind]
+            most = most if hard == -1 else min(most, hard)
+            resource.setrlimit(kind, (most, most))
+        kernel.no_new_privileges()
+        kernel.drop_capabilities()
+        if self.landlock is not None:
+            self.landlock.enter(ruleset)
+        if self.ready is not None:
+            self.ready.install()
+        else:
+            kernel.Filter(filters.own(self.filter, os.getpid())).install()
+
+
+def _write(folder: int, path: str, text: bytes) -> None:
+    file = os.open(path, os.O_WRONLY, dir_fd=folder)
+    os.write(file, text)
+    os.close(file)
+
+
+def prepare(level: str, view: str, packages: list[str], *, use_landlock: bool = True) -> Ground:
+    """Leave the host behind as far as `level` says; raises OSError with the step that failed.
+
+    view: "python", with the interpreter's library alone, or "tools", with the system's programs as well
+    """
+    if not kernel.SUPPORTED:
+        raise OSError(f"the system-call filter is written for x86_64 and aarch64, and this is {kernel.MACHINE}")
+    ground = Ground(level, view)
+    version = kernel.landlock_version() if use_landlock else 0
+    if level == "strict":
+        _leave(view, packages)
+        rules = [("/", kernel.WORK)]  # of which all but the scratch folder is mounted read-only
+        ground.guarantees = [
+            *("user-namespace", "pid-namespace", "mount-namespace", "ipc-namespace", "uts-namespace", "network-namespace"),
+            *("private-root", "scratch-limit"),
+        ]
+        profile = view
+    else:
+        rules = [(path, kernel.LOOK) for path in (*_libraries(), *packages, *_DEVICES) if os.path.exists(path)]
+        profile = "alone" if version else "sealed"
+        ground.guarantees = ["single-process", "files-hidden" if version else "no-file-opened"]
+    if version:
+        ground.landlock = kernel.Landlock(version, rules)
+    if level == "process":
+        os.chdir("/")
+        if os.geteuid() == 0:
+            _become_nobody()
+            ground.guarantees.append("user-nobody")
+        else:
+            kernel.drop_capabilities()
+    ground.filter = filters.program(profile, kernel.MACHINE)
+    if level == "strict":
+        ground.ready = kernel.Filter(ground.filter)
+    ground.guarantees += ["no-new-privileges", "no-capabilities", "seccomp", "rlimits"]
+    if version:
+        ground.guarantees.append(f"landlock-{version}")
+    return ground
+
+
+def _leave(view: str, packages: list[str]) -> None:
+    """New namespaces for this process, and a root with nothing but what programs read."""
+    step = "user namespace"
+    user, group = os.geteuid(), os.getegid()
+    try:
+        if user != 0 or not _can_mount():
+            _enter_user_namespace(user, group)
+            step = "mount, network, IPC and UTS namespaces"
+            kernel.unshare(kernel.NEW_MOUNTS | kernel.NEW_NETWORK | kernel.NEW_IPC | kernel.NEW_UTS)
+            step = "private root"
+            _build_root(view, packages)
+            return
+        step = "mount, network, IPC and UTS namespaces"
+        kernel.unshare(kernel.NEW_NETWORK | kernel.NEW_IPC | kernel.NEW_UTS)
+        step = "private root"
+        # Built with root's rights, since the library may lie where nobody else may look; then root is left for good.
+        proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
+        _build_root(view, packages)
+        step = "user namespace"
+        os.setgroups([])
+        _enter_user_namespace(NOBODY, NOBODY, proc)
+        os.close(proc)
+    except OSError as error:
+        raise OSError(error.errno, f"{step}: {error}") from None
+
+
+def _can_mount() -> bool:
+    try:
+        kernel.unshare(kernel.NEW_MOUNTS)
+    except OSError:
+        return False
+    return True
+
+
+def _enter_user_namespace(user: int, group: int, proc: int | None = None) -> None:
+    """A user namespace whose root is `user` outside; the map is written from outside, by a child that stays there."""
+    own = os.open("/proc", os.O_PATH | os.O_DIRECTORY) if proc is None else proc
+    pid = os.getpid()
+    ready, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        failed = 1
+        try:
+            os.close(go)
+            os.read(ready, 1)
+            for name, text in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
+                file = os.open(f"{pid}/{name}", os.O_WRONLY, dir_fd=own)
+                os.write(file, text.encode())
+                os.close(file)
+            failed = 0
+        finally:
+            os._exit(failed)
+    os.close(ready)
+    try:
+        kernel.unshare(kernel.NEW_USER)
+        os.write(go, b"!")
+    finally:
+        os.close(go)
+        _, status = os.waitpid(child, 0)
+        if proc is None:
+            os.close(own)
+    if status:
+        raise OSError("the map of users cannot be written")
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    kernel.be_dumpable()
+
+
+def _become_nobody() -> None:
+    """As root without namespaces: a user with nothing of its own, whom the limit of processes holds too."""
+    kernel.drop_bounding_set()
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+    kernel.be_dumpable()
+    kernel.drop_capabilities()
+
+
+def library_stays_open(packages: list[str]) -> bool:
+    """Whether a run at the level "process" can still read the library: as root, it is made nobody, who may not be let in."""
+    return os.geteuid() != 0 or all(_open_to_all(path) for path in [os.path.dirname(os.__file__), *packages])
+
+
+def _open_to_all(path: str) -> bool:
+    while path != "/":
+        if not os.stat(path).st_mode & 0o005 and os.path.isdir(path):
+            return False
+        path = os.path.dirname(path)
+    return True
+
+
+def _libraries() -> list[str]:
+    """Where the interpreter and its extension modules read from."""
+    homes = [path for path in sys.path if os.path.isdir(path)]
+    homes += [os.path.join(sys.base_prefix, "lib"), "/usr/lib", "/usr/lib64", "/usr/lib32", "/lib", "/lib64", "/etc/ld.so.cache"]
+    with open("/proc/self/maps") as maps:
+        homes += {os.path.dirname(line.split(None, 5)[5].strip()) for line in maps if ".so" in line}
+    homes += [os.path.join(sys.base_prefix, "share", "zoneinfo"), "/usr/share/zoneinfo"]
+    return _outermost([path for path in homes if os.path.exists(path)])
+
+
+def _tools() -> list[str]:
+    places = ["/usr/bin", "/usr/include", "/usr/libexec", "/bin", "/etc/alternatives"]
+    return [path for path in (*places, "/usr/local/bin", "/usr/local/include") if os.path.exists(path)]
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    kept: list[str] = []
+    for path in sorted({os.path.normpath(path) for path in paths}, key=lambda path: (path.count("/"), path)):
+        if not any(path == other or path.startswith(other + "/") for other in kept):
+            kept.append(path)
+    return kept
+
+
+def packages_inside(packages: list[str]) -> list[str]:
+    """Where a private root has the packages, out of the way of everything that lies elsewhere."""
+    return [f"/packages/{number}" for number in range(len(packages))]
+
+
+def _build_root(view: str, packages: list[str]) -> None:
+    """A small read-only tree in memory, with the host's libraries bound into it, made the root."""
+    kernel.mount(None, "/", None, kernel.RECURSIVE | kernel.PRIVATE)
+    read = _outermost([*_libraries(), *(_tools() if view == "tools" else ())])
+    masked = [
+        place
+        for path in read
+        if not os.path.islink(path)
+        for place in glob.glob(f"{path}/python3*/*-packages") + glob.glob(f"{path}/*-packages")
+    ]
+    places = {path: path for path in [*read, *_DEVICES] if not os.path.islink(path) and os.path.exists(path)}
+    places |= dict(zip(packages_inside(packages), packages))
+    sources = {place: os.open(path, os.O_PATH) for place, path in places.items()}
+    base = next(path for path in ("/mnt", "/media", "/srv", "/opt", "/tmp") if os.path.isdir(path))
+    links = {path: os.readlink(path) for path in read if os.path.islink(path)}
+    kernel.mount("root", base, "tmpfs", kernel.NO_SETUID | kernel.NO_DEVICES, "size=1m,mode=755")
+    os.chmod(base, 0o755)
+    for path, source in sources.items():
+        target = base + path
+        if os.path.isdir(f"/proc/self/fd/{source}"):
+            os.makedirs(target, exist_ok=True)
+        else:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
+        kernel.mount(f"/proc/self/fd/{source}", target, None, kernel.BIND | kernel.RECURSIVE)
+        if path not in _DEVICES:
+            kernel.make_read_only(target)
+        os.close(source)
+    for place in masked:
+        kernel.mount("nothing", base + place, "tmpfs", kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES, "size=4k,mode=755")
+    for path, target in links.items():
+        os.makedirs(os.path.dirname(base + path), exist_ok=True)
+        os.symlink(target, base + path)
+    os.makedirs(base + SCRATCH, exist_ok=True)
+    os.symlink(f"{SCRATCH}/.stdin", base + "/dev/stdin")
+    kernel.enter_root(base)
+    kernel.mount(None, "/", None, kernel.REMOUNT | kernel.BIND | kernel.READ_ONLY | kernel.NO_SETUID | kernel.NO_DEVICES)

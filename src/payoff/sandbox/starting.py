@@ -1,0 +1,191 @@
+"""The owner's side of a server: started on demand, one for each process and kind, replaced when it dies.
+
+The server is told of its owner's end by the socket between them and by the owner's pidfd, so that neither copies of the socket in
+forked children nor a SIGKILL keep it alive.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import marshal
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from payoff.sandbox.results import SandboxError
+
+_ROOT = str(Path(__file__).resolve().parents[2])
+_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from payoff.sandbox.server import main; del sys.path[0]; main()"
+STARTUP = 60.0  # seconds that a server may take to start
+
+
+class Kind(NamedTuple):
+    """What tells one server from another."""
+
+    level: str
+    view: str
+    packages: tuple[str, ...]
+    concurrency: int
+    use_landlock: bool
+
+
+class ServerDiedError(Exception):
+    """The server was gone before it had the request."""
+
+
+@dataclass
+class Started:
+    """A running server and the connections to it, each of which carries one run at a time."""
+
+    process: subprocess.Popen
+    control: socket.socket
+    guarantees: tuple[str, ...]
+    slots: threading.BoundedSemaphore
+    idle: list[socket.socket] = field(default_factory=list)
+    every: set[socket.socket] = field(default_factory=set)
+    dead: bool = False
+
+    @contextlib.contextmanager
+    def line(self) -> Iterator[socket.socket]:
+        """A connection for one run; it is closed, which ends the run, where the caller leaves by an exception."""
+        with self.slots:
+            line = self._connect()
+            try:
+                yield line
+            except BaseException:
+                self.every.discard(line)
+                line.close()
+                raise
+            if self.dead:
+                self.every.discard(line)
+                line.close()
+            else:
+                self.idle.append(line)
+
+    def _connect(self) -> socket.socket:
+        if self.dead:
+            raise ServerDiedError
+        try:
+            return self.idle.pop()
+        except IndexError:
+            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with far:
+            try:
+                socket.send_fds(self.control, [b"+"], [far.fileno()])
+            except OSError:
+                near.close()
+                raise ServerDiedError from None
+        self.every.add(near)
+        return near
+
+    def end(self, *, kill: bool = False) -> None:
+        """End the server, and wait for it."""
+        self.dead = True
+        if kill:
+            self.process.kill()
+        self.release()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def release(self) -> None:
+        """Let go of the descriptors."""
+        self.control.close()
+        self.idle.clear()
+        while self.every:
+            self.every.pop().close()
+
+
+_running: dict[Kind, Started] = {}
+_lock = threading.Lock()
+
+
+def server(kind: Kind) -> Started:
+    """The server of this process of that kind; SandboxError where this machine cannot give what it needs."""
+    with _lock:
+        found = _running.get(kind)
+        if found is not None and (found.dead or found.process.poll() is not None):
+            found.end()
+            found = None
+        if found is None:
+            found = _running[kind] = _start(kind)
+        return found
+
+
+def close() -> None:
+    """End every server of this process; the next run starts new ones."""
+    with _lock:
+        for started in _running.values():
+            started.end()
+        _running.clear()
+
+
+def _start(kind: Kind) -> Started:
+    if not hasattr(os, "pidfd_open"):
+        raise SandboxError(f"the sandbox needs Linux, and this is {sys.platform}")
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    owner = os.pidfd_open(os.getpid())
+    log = os.memfd_create("payoff-sandbox")
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(far.fileno()), _ROOT]
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            pass_fds=[far.fileno(), owner],
+            env=environment,
+            start_new_session=True,
+        )
+        far.close()
+        near.settimeout(STARTUP)
+        try:
+            near.send(marshal.dumps((kind.level, kind.view, list(kind.packages), owner, kind.use_landlock)))
+            said = near.recv(1 << 16)
+        except OSError:
+            said = b""
+        near.settimeout(None)
+        if said[:1] != b"+":
+            process.kill()
+            process.wait()
+            near.close()
+            why = said[1:].decode() or os.pread(log, 1 << 16, 0).decode("utf-8", "replace").strip().rpartition("\n")[2]
+            raise SandboxError(_refusal(kind, why or "its server ended at the start"))
+    finally:
+        far.close()
+        os.close(owner)
+        os.close(log)
+    return Started(process, near, tuple(marshal.loads(said[1:])), threading.BoundedSemaphore(kind.concurrency))
+
+
+def _refusal(kind: Kind, why: str) -> str:
+    weaker = (
+        '; where that cannot be had, Sandbox(level="process") is weaker and runs Python and SQL only'
+        if kind.level == "strict"
+        else ""
+    )
+    return f'this machine cannot give the level "{kind.level}": {why}{weaker}'
+
+
+def _forget() -> None:
+    """In a forked child: the servers are its parent's."""
+    global _lock
+    _lock = threading.Lock()
+    for started in _running.values():
+        started.release()
+        started.process.returncode = 0
+    _running.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(close)

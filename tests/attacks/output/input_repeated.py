@@ -1,0 +1,7 @@
+# ruff: noqa
+# tries: writes what it read
+# reference: stdin
+
+import sys
+
+sys.stdout.write(sys.stdin.read())

@@ -1,0 +1,5 @@
+# ruff: noqa
+# tries: writes nothing
+# reference: stdin
+
+pass

@@ -1,0 +1,5 @@
+// tries: includes itself
+// language: c
+
+#include __FILE__
+int main(void) { return 0; }
