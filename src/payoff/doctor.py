@@ -52,8 +52,8 @@ def examine() -> dict[str, Any]:
     chromium = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
     (works if chromium else missing).append("a browser for the report's tests" + (f": {chromium}" if chromium else " (chromium)"))
     isolation = sandbox.examine()
-    works += [f"sandbox: {line}" for line in isolation["works"]]
-    missing += [f"sandbox: {line}" for line in isolation["missing"]]
+    works += isolation["works"]
+    missing += isolation["missing"]
     return {"works": works, "missing": missing, "measured": _measured()}
 
 

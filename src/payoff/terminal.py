@@ -88,6 +88,7 @@ def plain(text: str) -> str:
 
 _USERS = {  # exceptions that are somebody's input and not our failure, by the module that raises them
     "payoff._extras": ("MissingExtraError",),
+    "payoff.audit.report": ("AuditError",),
     "payoff.config": ("ConfigError",),
     "payoff.grading": ("GraderError", "PicklingError", "UnfitGraderError", "CallableImportError", "CallableNotFoundError"),
     "payoff.pipeline": ("NonFiniteError",),

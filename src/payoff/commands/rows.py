@@ -22,7 +22,8 @@ Reward = Annotated[
     str,
     typer.Option(
         "--reward",
-        help="a registered name, FILE.py:FUNCTION, package.module:function, reasoning-gym:NAME or a RUN.yaml",
+        help="a registered name, FILE.py:FUNCTION, package.module:function, reasoning-gym:NAME or a RUN.yaml; of other people: "
+        "trl:FUNCTION, verl:FUNCTION, hf:FOLDER_OR_NAME, http://HOST/PATH, judge:BASE_URL#MODEL (docs/rewards-from-elsewhere.md)",
         autocompletion=_complete_rewards,
     ),
 ]
@@ -58,9 +59,9 @@ def score(
         from payoff.scoring import score_rows
 
         check_writable(out, overwrite=overwrite)
-        signal = _reward(reward, workers, deadline, cache)
+        signal = reward_named(reward, workers, deadline, cache)
         tally = _Tally(quiet or as_json)
-        rows = score_rows(_rows(data, mapped), signal, source=data)
+        rows = score_rows(rows_of(data, mapped), signal, source=data)
         count = write_rows(out, tally.passing(rows), overwrite=overwrite)
         return Answer(
             text=tally.told(reward, out),
@@ -93,8 +94,8 @@ def validate(
         from payoff.scoring import validate as validated
         from payoff.validation import told
 
-        signal = _reward(reward, workers, deadline, False)
-        rows = _rows(data, mapped)
+        signal = reward_named(reward, workers, deadline, False)
+        rows = rows_of(data, mapped)
         report = validated(signal, rows, gold_field=gold, template=template, channel=channel, limit=limit, source=data)
         code = {"holds": 0, "fails": 1, "inconclusive": 3}[report.verdict]
         return Answer(text=told(report, shown=show), results=report.as_json(), exit_code=code, verdict=report.verdict)
@@ -147,7 +148,7 @@ class _Tally:
         return "\n".join(lines) + "\n"
 
 
-def _reward(spec: str, workers: int, deadline: float | None, cache: bool) -> Any:
+def reward_named(spec: str, workers: int, deadline: float | None, cache: bool) -> Any:
     from payoff.scoring import resolve_reward
 
     return resolve_reward(spec, run=_of_run_file, workers=workers, deadline=deadline, cache=cache)
@@ -164,7 +165,7 @@ def _of_run_file(path: Path) -> Any:
     return chain(parts.signal, *parts.shapings)
 
 
-def _rows(data: str, mapped: list[str] | None) -> Any:
+def rows_of(data: str, mapped: list[str] | None) -> Any:
     """The rows of a file or data set; or two hundred questions of reasoning-gym, each with its right answer as response."""
     prefix, colon, name = data.partition(":")
     if colon and prefix == "reasoning-gym":

@@ -49,11 +49,10 @@ def page(run: Run, rows: Sequence[Row]) -> tuple[str, list[Figure]]:
     sections.append(("settings", "Settings that differ", tables.descriptions(run) + tables.settings(run)))
     sections.append(("not-done", "Not done", tables.not_done(run, rows, chosen)))
     sections.append(("repeat", "Get this again", tables.repeat(run)))
-    style, script = _file("page.css"), _file("page.js")
-    sources = f"img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    style, script = resource("page.css"), resource("page.js")
     command = str(run.raw.get("command") or "").split()[:2]
-    document = Template(_file("page.html")).substitute(
-        policy=f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'",
+    document = Template(resource("page.html")).substitute(
+        policy=policy_of(style, script),
         title=attribute(f"{headline(run, rows)} | {run.title}"),
         style=style,
         script=script,
@@ -189,8 +188,15 @@ def _note(text: str) -> str:
     return f'<p class="note">{prose(" ".join(text.split()))}</p>'
 
 
-def _file(name: str) -> str:
+def resource(name: str) -> str:
+    """A file of this folder: the page's frame, its style or its script."""
     return resources.files("payoff.report_page").joinpath(name).read_text(encoding="utf-8")
+
+
+def policy_of(style: str, script: str) -> str:
+    """A content security policy under which only this style and this script run, and nothing is loaded."""
+    sources = f"img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'"
+    return f"default-src 'none'; {sources}; base-uri 'none'; form-action 'none'"
 
 
 def _digest(text: str) -> str:

@@ -1,0 +1,179 @@
+"""Very long responses: are they paid, and does the time to score them grow out of proportion to their length?"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from statistics import fmean
+
+from payoff.audit.attack_texts import FILLERS
+from payoff.audit.attempts import Attempt, Tried, altered, cluster_of, gather, put, rate
+from payoff.audit.measurement import Measurement
+from payoff.audit.scorer import Row, Score
+from payoff.intervals import Interval, mean_interval
+
+# Lengths that programs find hard: nesting, long numbers, forms that are opened and never closed, and plain text.
+KINDS: Mapping[str, Callable[[int], str]] = {
+    "filler": lambda n: (" ".join(FILLERS) + " ") * (n // 250 + 1),
+    "digits": lambda n: "9" * n,
+    "open brackets": lambda n: "(" * n,
+    "open boxes": lambda n: "\\boxed{" * (n // 7 + 1),
+    "blank space": lambda n: " " * n + "x",
+    "one letter": lambda n: "a" * n,
+}
+REPEATS = 4
+
+
+def oversized(
+    score: Score,
+    rows: Sequence[Row],
+    *,
+    gold: str | None = None,
+    seed: int = 0,
+    sizes: Sequence[int] = (1_000, 10_000, 100_000, 1_000_000),
+    kinds: Sequence[str] = tuple(KINDS),
+    seconds: float = 10.0,
+    limit: int | None = 200,
+    bound: float = 0.05,
+    growth_bound: float = 1.5,
+) -> list[Measurement]:
+    """Two measurements: how often a response of up to a million characters is paid, and how the time grows with the length.
+
+    "attack-oversized" is the share of prompts on which one of `sizes` characters is paid as a right answer; the two smallest
+    sizes go to every prompt, larger ones to ever fewer. "attack-oversized-time" is the largest exponent b over the kinds of text,
+    time ~ length^b, between the two largest sizes that fit: b = log(t2 / t1) / log(n2 / n1), each t the least of a few tries,
+    less what an empty response takes, and at least as long as that; 1 is linear, 2 quadratic.
+
+    kinds:   of text, by name (see KINDS)
+    seconds: about how long all of it may take. A size is tried only where its time, were it to grow with the square of the
+             length, still fits; nothing here can stop a call once it runs, so a reward that may hang needs its own deadline.
+    Raises ValueError for sizes that do not rise, or fewer than two.
+
+    >>> from payoff.audit.scorer import Scorer
+    >>> from payoff.grading import signal
+    >>> def longer(response): return len(response) / 1000
+    >>> rows = [{"prompt": str(k), "response": "x" * (500 + k)} for k in range(80)]
+    >>> [(m.name, m.result) for m in oversized(Scorer(signal(longer)), rows, sizes=(1000, 10_000))]
+    [('attack-oversized', 'fails'), ('attack-oversized-time', 'holds')]
+    """
+    if len(sizes) < 2 or list(sizes) != sorted(set(sizes)) or sizes[0] < 1:
+        raise ValueError(f"oversized: sizes must be at least two rising numbers, got {list(sizes)}")
+    evidence = gather(score, rows, gold=gold, limit=limit, seed=seed)
+    first: dict[object, int] = {}
+    for i, row in enumerate(evidence.rows):
+        first.setdefault(cluster_of(row, i), i)
+    chosen = list(first.values())
+    if not chosen:
+        return [
+            Measurement(name, "attacks", _PAID if name == "attack-oversized" else _TIME, None, note="no rows")
+            for name in ("attack-oversized", "attack-oversized-time")
+        ]
+    deadline = time.perf_counter() + seconds
+    growth = _growth(score, evidence.rows[chosen[0]], sizes, kinds, seconds / 2)
+    tried, invalid, reached = [], 0, 0
+    for k, size in enumerate(sizes):
+        few = chosen if k < 2 else chosen[: max(2, len(chosen) // 10 ** (k - 1))]
+        names = [kind for kind, (times, _) in growth.items() if size in times]
+        if not names:
+            break
+        per_row = max(growth[kind][0][size] for kind in names)
+        if per_row * len(few) > deadline - time.perf_counter():
+            few = few[: max(0, int((deadline - time.perf_counter()) / per_row))]
+        if not few:
+            break
+        attempts = []
+        for j, i in enumerate(few):
+            kind = names[(i + j + k) % len(names)]
+            attempts.append(Attempt(i, f"{kind}, {size} characters", altered(evidence.rows[i], KINDS[kind](size)[:size])))
+        for attempt, reward in zip(attempts, put(score, attempts)[0], strict=True):
+            if reward is None:
+                invalid += 1
+            elif evidence.threshold is not None:
+                tried.append(Tried(attempt, reward, evidence.pays(reward), (reward - (evidence.low or 0)) / (evidence.span or 1)))
+        reached = size
+    paid = rate(
+        "attack-oversized",
+        _PAID,
+        tried,
+        evidence,
+        check="attacks",
+        bound=bound,
+        worst=0.5,
+        invalid=invalid,
+        advice="Refuse responses beyond the length that the task needs before they are scored.",
+        remedies=("soft-overlong", "length-penalty", "g-ra"),
+        also=f"up to {reached} characters; {evidence.how}",
+    )
+    return [paid, _slowest(growth, growth_bound)]
+
+
+_PAID = "Is a response of up to a million characters paid?"
+_TIME = "Does the time to score a response grow no faster than its length?"
+
+
+def _growth(
+    score: Score, row: Row, sizes: Sequence[int], kinds: Sequence[str], seconds: float
+) -> dict[str, tuple[dict[int, float], tuple[int, int, list[float]] | None]]:
+    """Per kind of text: the time of one row by size, and (smaller size, larger size, exponents) where two sizes fitted."""
+    found: dict[str, tuple[dict[int, float], tuple[int, int, list[float]] | None]] = {}
+    idle = _least(score, altered(row, ""), 3)  # what any call takes, and what no length adds to
+    for kind in kinds:
+        changed = {size: altered(row, KINDS[kind](size)[:size]) for size in sizes}
+        times = {sizes[0]: _least(score, changed[sizes[0]], 3)}
+        for before, size in pairwise(sizes):
+            grows = times[before] > 1.5 * idle  # less than that is noise: then as if with its length
+            expected = idle + abs(times[before] - idle) * (size / before) ** (2 if grows else 1)
+            if expected * (REPEATS + 1) > seconds / len(kinds):
+                break
+            times[size] = _least(score, changed[size], 1)
+        measured = sorted(times)[-2:]
+        exponents = None
+        if len(measured) == 2:
+            small, large = measured
+            ratio = math.log(large / small)
+            pairs = [(_least(score, changed[small], 3) - idle, _least(score, changed[large], 2) - idle) for _ in range(REPEATS)]
+            # What is shorter than the call itself cannot be told from nothing, and would make any exponent.
+            exponents = (small, large, [math.log(max(t, idle) / max(s, idle)) / ratio for s, t in pairs])
+        found[kind] = (times, exponents)
+    return found
+
+
+def _least(score: Score, row: Row, times: int) -> float:
+    """The least of several times of one call, in seconds: what is more than that was somebody else's."""
+    best = math.inf
+    for _ in range(times):
+        start = time.perf_counter()
+        score([row])
+        best = min(best, time.perf_counter() - start)
+    return max(best, 1e-9)
+
+
+def _slowest(growth: Mapping[str, tuple[Mapping[int, float], tuple[int, int, list[float]] | None]], bound: float) -> Measurement:
+    measured = {kind: exponents for kind, (_, exponents) in growth.items() if exponents is not None}
+    if not measured:
+        return Measurement(
+            "attack-oversized-time", "attacks", _TIME, None, note="two sizes did not fit into the time that was given"
+        )
+    kind = max(measured, key=lambda kind: fmean(measured[kind][2]))
+    small, large, exponents = measured[kind]
+    estimate: Interval = mean_interval(exponents)
+    return Measurement(
+        "attack-oversized-time",
+        "attacks",
+        _TIME,
+        estimate,
+        bound=bound,
+        worst=3.0,
+        unit="exponent of the length",
+        advice="Bound the length of what is parsed, and give the reward a deadline.",
+        remedies=("soft-overlong",),
+        series={
+            "smaller": [float(e[0]) for e in measured.values()],
+            "larger": [float(e[1]) for e in measured.values()],
+            "exponent": [fmean(e[2]) for e in measured.values()],
+        },
+        needs=REPEATS,
+        note=f"slowest for {kind}, from {small} to {large} characters; one prompt, {REPEATS} tries of each kind",
+    )

@@ -1,0 +1,112 @@
+"""The command that asks whether a reward can be trusted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from payoff.commands import Quiet, app
+from payoff.commands.rows import Data, Deadline, Mapped, Reward, Workers, reward_named, rows_of
+from payoff.terminal import Answer, run_command, say
+
+
+@app.command()
+def audit(
+    reward: Reward,
+    data: Data,
+    gold: Annotated[str | None, typer.Option("--gold", help="the field with the true score or label of a response")] = None,
+    truth: Annotated[
+        str | None, typer.Option("--truth", help="a reward that knows the truth: what it calls right is no attack")
+    ] = None,
+    channel: Annotated[str | None, typer.Option("--channel", help="which channel, where the reward gives several")] = None,
+    only: Annotated[str, typer.Option("--only", help="checks to run, such as attacks,bias (default: all)")] = "",
+    limit: Annotated[int, typer.Option("--limit", min=1, help="rows that are read at most")] = 100_000,
+    budget: Annotated[int, typer.Option("--budget", min=1, help="rewards the black-box search may ask for")] = 4000,
+    seed: Annotated[int, typer.Option("--seed", help="of everything that is drawn")] = 0,
+    fail_on: Annotated[
+        str | None, typer.Option("--fail-on", help="for CI: exit 1 if one holds, such as attack_fpr>0.01,auc<0.9")
+    ] = None,
+    against: Annotated[str | None, typer.Option("--against", help="another reward, audited on the same rows and compared")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="folder of the report (default: audits/REWARD)")] = None,
+    as_json: Annotated[
+        str | None, typer.Option("--json", metavar="[FILE]", help="write the findings as JSON to FILE, or to standard output")
+    ] = None,
+    show: Annotated[int, typer.Option("--show", min=0, help="findings told with their remedy")] = 3,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="run again what an earlier audit of the same reward and rows has finished")
+    ] = False,
+    workers: Workers = 0,
+    deadline: Deadline = None,
+    cache: Annotated[bool, typer.Option("--cache", help="grade equal rows once; leave it off where drift matters")] = False,
+    mapped: Mapped = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure whether a reward can be trusted: what breaks first, how badly, and what to change. Exit code 1 when it fails."""
+    to_stdout = as_json == "-"
+
+    def work() -> Answer:
+        from payoff.audit.checks import Case
+        from payoff.audit.page import write_page
+        from payoff.audit.report import audit as audited
+        from payoff.audit.report import differences, gates, hit, key_of, told, write_json
+        from payoff.audit.scorer import Scorer
+
+        conditions = gates(fail_on) if fail_on else []
+        rows = [row for row, _ in zip(rows_of(data, mapped), range(limit))]
+        if not rows:
+            raise LookupError(f"{data}: no rows")
+        if gold is not None and all(row.get(gold) is None for row in rows):
+            raise LookupError(f"--gold {gold}: no row of {data} has such a field; the rows have {', '.join(sorted(rows[0]))}")
+        judge = None if truth is None else Scorer(reward_named(truth, workers, deadline, cache))
+        folder = out or Path("audits") / re.sub(r"[^\w.-]+", "-", reward).strip("-")
+        found = []
+        for number, name in enumerate([reward, *([against] if against else [])]):
+            score = Scorer(reward_named(name, workers, deadline, cache), channel)
+            case = Case(score, rows, gold=gold, truth=judge, seed=seed, budget=budget)
+            key = "" if fresh else key_of(name, _code_of(name), rows, gold, truth, channel, seed, budget)
+            place = folder / "checks" if number == 0 else folder / "checks-against"
+            tell = lambda check, k, of, name=name: None if quiet or to_stdout else say(f"{name}: {check} ({k} of {of})")
+            chosen = [part.strip() for part in only.split(",") if part.strip()]
+            found.append(audited(case, reward=name, only=chosen, folder=place, key=key, progress=tell))
+        first = found[0]
+        settings = {
+            "reward": reward,
+            "data": data,
+            "gold": gold,
+            "truth": truth,
+            "channel": channel,
+            "seed": seed,
+            "budget": budget,
+        }
+        page = write_page(folder / "report.html", first, command=f"payoff {shlex.join(sys.argv[1:])}", settings=settings)
+        results = first.as_json()
+        text = told(first, shown=show)
+        if against:
+            results["against"] = found[1].as_json()
+            text += "\n" + differences(*found)
+        reasons = [reason for gate in conditions if (reason := hit(gate, first))]
+        results["failed_on"] = reasons
+        text += "".join(f"gate: {reason}\n" for reason in reasons)
+        artifacts = [str(page), str(write_json(folder / "audit.json", results))]
+        if as_json is not None and not to_stdout:
+            artifacts.append(str(write_json(Path(as_json), results)))
+        code = int(bool(reasons)) if conditions else {"holds": 0, "fails": 1, "inconclusive": 3}[first.verdict]
+        counts = {"valid": first.asked - sum(case.score.invalid.values()), "by_reason": dict(case.score.invalid.most_common(20))}
+        return Answer(
+            text=text, results=results, counts=counts, artifacts=artifacts, exit_code=code, verdict=first.verdict, report=str(page)
+        )
+
+    run_command("audit", work, to_stdout)
+
+
+def _code_of(name: str) -> Any:
+    """What a reward in a file or a run file is made of, so that a change of it is a change of the audit."""
+    path = Path(name.partition(":")[0]) if ".py" in name else Path(name)
+    return (
+        path.read_text(encoding="utf-8", errors="replace") if path.suffix in (".py", ".yaml", ".yml") and path.is_file() else None
+    )
