@@ -1,0 +1,84 @@
+"""Every recipe: complete, able to run, and its stored results say what its stored numbers say."""
+
+import math
+
+import pytest
+
+from payoff.intervals import paired_difference
+from payoff.recipe_code import code_hash
+from payoff.recipes import Effect, find_recipe, names
+from payoff.reproduction import conclude, judge, stored_results
+
+STORED = stored_results()
+SMALL = {"updates": 1, "held_out": 4}
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_recipe_is_called_like_its_file_and_explains_itself(name):
+    recipe = find_recipe(name)
+    assert recipe.name == name
+    assert recipe.paper.startswith(("arXiv:", "doi:"))
+    assert "Not tested" in recipe.test  # what the small experiment leaves out
+    assert len(recipe.arms) >= 2
+    assert recipe.seeds >= 5
+    assert code_hash(recipe)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names())
+def test_every_arm_runs_with_a_small_budget_and_gives_every_measure(name):
+    recipe = find_recipe(name)
+    small = {key: value for key, value in SMALL.items() if key in recipe.budget}
+    assert "updates" in small
+    for arm in recipe.arms:
+        numbers = recipe.run(arm, 0, **small)
+        assert set(numbers) == set(recipe.measures)
+        assert all(math.isfinite(value) for value in numbers.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["par", "g-ra", "rloo"])
+def test_a_run_depends_on_arm_and_seed_alone(name):
+    recipe = find_recipe(name)
+    arm = list(recipe.arms)[-1]
+    first, again, other = (recipe.run(arm, seed, updates=2) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_stored_verdicts_follow_from_the_stored_numbers(name):
+    results = STORED[name]
+    assert results["status"] == "finished"
+    assert results["own_budget"]
+    for effect in results["effects"]:
+
+        def numbers(arm, measure=effect["measure"]):
+            return {int(seed): run["numbers"][measure] for seed, run in results["arms"][arm]["seeds"].items()}
+
+        difference = paired_difference(numbers(effect["arm"]), numbers(effect["baseline"]))
+        assert (difference.value, difference.low, difference.high) == pytest.approx(
+            (effect["value"], effect["low"], effect["high"])
+        )
+        keys = ("measure", "arm", "baseline", "claims", "delta", "size")
+        assert judge(Effect(**{key: effect[key] for key in keys}), difference) == effect["verdict"]
+    assert results["verdict"] == conclude([effect["verdict"] for effect in results["effects"]])
+
+
+@pytest.mark.parametrize("name", sorted(STORED))
+def test_stored_results_name_the_machine_and_nothing_more_of_it(name):
+    results = STORED[name]
+    assert set(results["machine"]) == {"system", "processor", "cores"}
+    assert results["command"] == f"payoff reproduce {name}"
+    assert "/" not in results["machine"]["processor"]
+
+
+def test_par_pays_the_overpaid_answer_more_than_any_other_and_tells_the_truth_of_the_rest():
+    from payoff.recipes.par import BONUS, PROMPTS, Answers
+
+    tree = Answers(seed=3).tree
+    for prompt in range(PROMPTS):
+        proxy, truth = tree.proxy(prompt), tree.leaves(prompt)
+        assert int((proxy != truth).sum()) == 1
+        assert float(proxy.max()) == pytest.approx(float(truth.max()) + BONUS)
+        assert int(proxy.argmax()) == int(truth.argmin())
