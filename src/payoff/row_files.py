@@ -37,6 +37,9 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
 _CHUNK = 8192  # rows per Arrow table while Parquet is written
 
 
+Damaged = Callable[[str], None] | None
+
+
 class RowError(ValueError):
     """What is wrong with a file of rows or with one of them, in one line."""
 
@@ -47,6 +50,7 @@ def read_rows(
     fields: Mapping[str, str] | None = None,
     required: Sequence[str] = (),
     split: str | None = None,
+    damaged: Callable[[str], None] | None = None,
 ) -> Iterator[Row]:
     """The rows of a file, one at a time, each as a dict of its fields.
 
@@ -55,6 +59,8 @@ def read_rows(
     fields:   gives a column another name: {"reference": "answer"} adds `reference`, `answer` stays too
     required: fields that every row must have
     split:    of a data set that has several; without it the only one, or "train"
+    damaged:  told what is wrong with a line of JSONL or CSV, or with a row that lacks a field, which then costs that row alone;
+              without it the first one ends the reading
 
     Cells of a CSV stay text. Blank lines of JSONL are skipped. What does not exist raises RowError at once, what cannot be read
     when the reading gets there.
@@ -62,12 +68,12 @@ def read_rows(
     name = os.fspath(path)
     kind = _kind_of(name)
     readers: dict[str, Callable[[], Numbered]] = {
-        "json": lambda: _read_json(name),
-        "csv": lambda: _read_csv(name),
+        "json": lambda: _read_json(name, damaged),
+        "csv": lambda: _read_csv(name, damaged),
         "parquet": lambda: _read_parquet(name),
         "dataset": lambda: _read_dataset(name, split),
     }
-    return _with_fields(name, "line" if kind in ("json", "csv") else "row", readers[kind](), fields or {}, required)
+    return _with_fields(name, "line" if kind in ("json", "csv") else "row", readers[kind](), fields or {}, required, damaged)
 
 
 def write_rows(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]], *, overwrite: bool = False) -> int:
@@ -130,21 +136,30 @@ def _kind_of(name: str) -> str:
     raise RowError(f"{name}: no such file" + (f"; did you mean {os.path.join(folder, like[0])}?" if like else ""))
 
 
-def _with_fields(name: str, unit: str, rows: Numbered, fields: Mapping[str, str], required: Sequence[str]) -> Iterator[Row]:
+def _with_fields(
+    name: str, unit: str, rows: Numbered, fields: Mapping[str, str], required: Sequence[str], damaged: Damaged
+) -> Iterator[Row]:
     count = 0
     for number, row in rows:
+        place = f"{name} {unit} {number}"
+        lacking = [
+            (found, f" (asked for as {wanted!r})" * (wanted != found)) for wanted, found in fields.items() if found not in row
+        ]
+        lacking += [(wanted, "") for wanted in required if wanted not in row and wanted not in fields]
+        if lacking:
+            _cost(_missing(place, lacking[0][0], row, lacking[0][1]), damaged)
+            continue
         count += 1
-        for wanted, found in fields.items():
-            if found not in row:
-                note = f" (asked for as {wanted!r})" if wanted != found else ""
-                raise RowError(_missing(f"{name} {unit} {number}", found, row, note))
-        row |= {wanted: row[found] for wanted, found in fields.items()}
-        for wanted in required:
-            if wanted not in row:
-                raise RowError(_missing(f"{name} {unit} {number}", wanted, row))
-        yield row
+        yield row | {wanted: row[found] for wanted, found in fields.items()}
     if not count:
         raise RowError(f"{name}: holds no rows")
+
+
+def _cost(fault: str, damaged: Damaged) -> None:
+    """One row, where faults are counted; else the whole reading."""
+    if damaged is None:
+        raise RowError(fault)
+    damaged(fault)
 
 
 def _missing(place: str, wanted: str, row: Mapping[str, Any], note: str = "") -> str:
@@ -154,7 +169,7 @@ def _missing(place: str, wanted: str, row: Mapping[str, Any], note: str = "") ->
     return f"{place}: has no field {wanted!r}{note}; it has: {', '.join(row)}{hint}"
 
 
-def _lines(name: str) -> Iterator[tuple[int, str]]:
+def _lines(name: str, damaged: Damaged = None) -> Iterator[tuple[int, str]]:
     """The lines of a text file, numbered from 1, with their line ends."""
     number = 0
     try:
@@ -164,7 +179,8 @@ def _lines(name: str) -> Iterator[tuple[int, str]]:
                     text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
                     found = f"byte 0x{raw[error.start]:02x} at column {error.start + 1}"
-                    raise RowError(f"{name} line {number}: is not UTF-8 ({found}); save the file as UTF-8") from None
+                    _cost(f"{name} line {number}: is not UTF-8 ({found}); save the file as UTF-8", damaged)
+                    continue
                 yield number, text
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise RowError(f"{name}: is damaged after line {number}: {error}") from None
@@ -172,8 +188,8 @@ def _lines(name: str) -> Iterator[tuple[int, str]]:
         raise RowError(f"{name}: cannot be read: {_why(error)}") from None
 
 
-def _read_json(name: str) -> Numbered:
-    numbered: Iterator[tuple[int, str]] = ((number, text) for number, text in _lines(name) if text.strip())
+def _read_json(name: str, damaged: Damaged) -> Numbered:
+    numbered: Iterator[tuple[int, str]] = ((number, text) for number, text in _lines(name, damaged) if text.strip())
     if _suffix(name) == ".json":
         lines = list(numbered)
         if lines and lines[0][1].lstrip().startswith("["):
@@ -183,7 +199,12 @@ def _read_json(name: str) -> Numbered:
         numbered = iter(lines)
     for number, text in numbered:
         place = f"{name} line {number}"
-        yield number, _object(place, _parse(place, text))
+        try:
+            row = _object(place, _parse(place, text))
+        except RowError as error:
+            _cost(str(error), damaged)
+            continue
+        yield number, row
 
 
 def _parse(place: str, text: str) -> Any:
@@ -206,9 +227,11 @@ def _object(place: str, value: Any) -> Row:
     raise RowError(f"{place}: must be an object {{...}}, is {kinds[type(value)]}{hint}")
 
 
-def _read_csv(name: str) -> Numbered:
+def _read_csv(name: str, damaged: Damaged) -> Numbered:
     csv.field_size_limit(max(csv.field_size_limit(), 2**30))  # the limit is the process's; long prompts are no error
-    reader = csv.reader((text for _, text in _lines(name)), delimiter="\t" if _suffix(name) == ".tsv" else ",", strict=True)
+    reader = csv.reader(
+        (text for _, text in _lines(name, damaged)), delimiter="\t" if _suffix(name) == ".tsv" else ",", strict=True
+    )
     header: list[str] = []
     try:
         for cells in reader:
@@ -220,7 +243,7 @@ def _read_csv(name: str) -> Numbered:
                         f"{name} line 1: the header names {'a column twice: ' + repr(odd) if odd else 'a column by nothing'}"
                     )
             elif cells and len(cells) != len(header):
-                raise RowError(f"{name} line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}")
+                _cost(f"{name} line {reader.line_num}: has {len(cells)} cells, the header has {len(header)}", damaged)
             elif cells:
                 recorded = "tokens" in header or "actions" in header
                 yield reader.line_num, {h: _cell(h, c, recorded) for h, c in zip(header, cells, strict=True)}

@@ -171,6 +171,16 @@ def test_the_commands_json_alone_goes_to_standard_output(files, capsys):
     assert answer["results"]["findings"][0]["measure"].startswith("attack-")
 
 
+def test_a_damaged_line_costs_that_line_and_is_counted(files, capsys):
+    path = files / "rows.jsonl"
+    path.write_bytes(b'{"prompt": broken\n' + path.read_bytes() + b'[1, 2]\n{"prompt": "\xff"}\n')
+    code, out = run([*BASE, "--json", "out.json"], capsys)
+    assert code == 1
+    assert "warning: 3 rows could not be read and were left out; the first: rows.jsonl line 1: is not JSON" in out.err
+    found = json.loads((files / "out.json").read_text())
+    assert (found["rows"], found["damaged_rows"]) == (240, 3)
+
+
 def test_gates_decide_the_exit_code_alone(files, capsys):
     assert run([*BASE, "--fail-on", "auc<0.5"], capsys)[0] == 0
     code, out = run([*BASE, "--fail-on", "attack_fpr>0.5"], capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import sys
@@ -57,7 +58,8 @@ def audit(
         from payoff.audit.scorer import Scorer
 
         conditions = gates(fail_on) if fail_on else []
-        rows = [row for row, _ in zip(rows_of(data, mapped), range(limit))]
+        damaged: list[str] = []
+        rows = list(itertools.islice(rows_of(data, mapped, damaged.append), limit))
         if not rows:
             raise LookupError(f"{data}: no rows")
         if gold is not None and all(row.get(gold) is None for row in rows):
@@ -90,15 +92,23 @@ def audit(
             results["against"] = found[1].as_json()
             text += "\n" + differences(*found)
         reasons = [reason for gate in conditions if (reason := hit(gate, first))]
-        results["failed_on"] = reasons
+        results |= {"failed_on": reasons, "damaged_rows": len(damaged)}
         text += "".join(f"gate: {reason}\n" for reason in reasons)
         artifacts = [str(page), str(write_json(folder / "audit.json", results))]
         if as_json is not None and not to_stdout:
             artifacts.append(str(write_json(Path(as_json), results)))
         code = int(bool(reasons)) if conditions else {"holds": 0, "fails": 1, "inconclusive": 3}[first.verdict]
         counts = {"valid": first.asked - sum(case.score.invalid.values()), "by_reason": dict(case.score.invalid.most_common(20))}
+        warnings = [f"{len(damaged)} rows could not be read and were left out; the first: {damaged[0]}"] if damaged else []
         return Answer(
-            text=text, results=results, counts=counts, artifacts=artifacts, exit_code=code, verdict=first.verdict, report=str(page)
+            warnings=warnings,
+            text=text,
+            results=results,
+            counts=counts,
+            artifacts=artifacts,
+            exit_code=code,
+            verdict=first.verdict,
+            report=str(page),
         )
 
     run_command("audit", work, to_stdout)

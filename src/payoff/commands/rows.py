@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,7 +69,7 @@ def score(
             results={"rows": count, "out": str(out), "mean": tally.means()},
             counts={"valid": dict(tally.valid), "invalid": dict(tally.invalid), "by_reason": dict(tally.reasons.most_common(20))},
             artifacts=[str(out)],
-            next=f"payoff validate --reward {reward} --data {data}",
+            next=f"payoff validate --reward {shlex.quote(reward)} --data {shlex.quote(data)}",
         )
 
     run_command("score", work, as_json)
@@ -165,7 +166,7 @@ def _of_run_file(path: Path) -> Any:
     return chain(parts.signal, *parts.shapings)
 
 
-def rows_of(data: str, mapped: list[str] | None) -> Any:
+def rows_of(data: str, mapped: list[str] | None, damaged: Any = None) -> Any:
     """The rows of a file or data set; or two hundred questions of reasoning-gym, each with its right answer as response."""
     prefix, colon, name = data.partition(":")
     if colon and prefix == "reasoning-gym":
@@ -181,7 +182,7 @@ def rows_of(data: str, mapped: list[str] | None) -> Any:
         return ({**start.fields, "response": start.fields["reference"] or ""} for start in starts)
     from payoff.row_files import read_rows
 
-    return read_rows(data, fields=_fields(mapped))
+    return read_rows(data, fields=_fields(mapped), damaged=damaged)
 
 
 def _fields(mapped: list[str] | None) -> dict[str, str]:
