@@ -90,7 +90,14 @@ class Window:
 
 
 def parting(seen: Window, name: str, key: str, fall: float) -> Alarm | None:
-    """The reward rises, and truth or the checker falls, by at least `fall`. Severity: the share of it that is lost."""
+    """The reward rises, and truth or the checker falls, by at least `fall`. Severity: the share of it that is lost.
+
+    >>> rows = [{"update": k, "reward": k + k % 2, "truth": 0.9 - 0.02 * k + 0.01 * (k % 3)} for k in range(32)]
+    >>> seen = Window(rows, level=0.001)
+    >>> found = parting(seen, "reward-truth-part", "truth", fall=0.05)
+    >>> round(found.severity, 2), found.kind
+    (0.68, 'finding')
+    """
     reward, other = seen.trend("reward"), seen.trend(key)
     if reward is None or other is None or max(reward.p_rise, other.p_fall) > seen.level or -other.change < fall:
         return None

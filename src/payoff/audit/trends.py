@@ -25,7 +25,7 @@ class Shape(NamedTuple):
     change: float  # of the fitted polynomial of this degree alone, from the first point to the last
 
 
-def stands_out(x: Sequence[float], y: Sequence[float], degree: int = 1) -> Shape | None:
+def stands_out(x: Sequence[float | int], y: Sequence[float | int], degree: int = 1) -> Shape | None:
     """Whether a series has a polynomial part of some degree (0 level, 1 trend, 2 curvature), judged by its neighbours in frequency.
 
     With q_0, q_1 ... the polynomials orthonormal on the points x and c_i = <q_i, y>,
@@ -46,9 +46,9 @@ def stands_out(x: Sequence[float], y: Sequence[float], degree: int = 1) -> Shape
     if count < FEWEST or min(x) == max(x):
         return None
     if min(y) == max(y):
-        sure = y[0] if degree == 0 else 0.0
+        sure = float(y[0]) if degree == 0 else 0.0
         return Shape(sure * math.sqrt(len(y)), float(sure <= 0), float(sure >= 0), 0.0)
-    basis = polynomials(tuple(v - x[0] for v in x), degree + 1 + NOISE)
+    basis = polynomials(tuple(float(v - x[0]) for v in x), degree + 1 + NOISE)
     c = np.asarray(y, dtype=np.float64) @ basis
     noise = float(np.sqrt(np.mean(c[degree + 1 : degree + 1 + count] ** 2)))
     tail = t_two_sided(float(c[degree]) / max(noise, 1e-300), float(count)) / 2
