@@ -1,4 +1,4 @@
-"""From the name of a reward to a signal: registered ones, scorers of reasoning-gym, functions in files and packages, run files."""
+"""From the name of a reward to a signal: registered ones, scorers of reasoning-gym, functions, run files, other people's."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def resolve_reward(
     """The reward that a text names, as a signal.
 
     spec: a registered grader or signal; `reasoning-gym:NAME`, the scorer of that data set; FILE.py:FUNCTION or
-          package.module:function; or a run file, which `run` turns into a signal
+          package.module:function; a run file, which `run` turns into a signal; or one that `payoff.foreign` knows: trl:, verl:,
+          hf:, judge:, http:// or https://
     workers, deadline, cache: how a grader is run, as `payoff.grading.signal` takes them
 
     Raises RewardError for everything that can be wrong with the name, with the nearest one there is.
@@ -43,6 +44,10 @@ def resolve_reward(
     ['reasoning-gym:chain_sum']
     """
     lift: dict[str, Any] = {"workers": workers, "deadline": deadline, "cache": cache}
+    from payoff.foreign import foreign_reward, is_foreign
+
+    if is_foreign(spec):
+        return foreign_reward(spec, **lift)
     if spec.endswith((".yaml", ".yml")):
         if run is None:
             raise RewardError(f"{spec}: a run file cannot be used here; name a grader or a signal")

@@ -116,6 +116,10 @@ def audit(
 
 def _code_of(name: str) -> Any:
     """What a reward in a file or a run file is made of, so that a change of it is a change of the audit."""
+    from payoff.foreign import files_of, is_foreign
+
+    if is_foreign(name):
+        return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files_of(name)]
     path = Path(name.partition(":")[0]) if ".py" in name else Path(name)
     return (
         path.read_text(encoding="utf-8", errors="replace") if path.suffix in (".py", ".yaml", ".yml") and path.is_file() else None

@@ -6,14 +6,18 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from payoff.commands import Fresh, Json, Out, Overrides, PrintConfig, Quiet, app
 from payoff.terminal import Answer, console, run_command, say
+
+if TYPE_CHECKING:
+    from payoff.runs import Request
 
 
 @app.command()
@@ -158,9 +162,14 @@ def _run(loaded: Any, arms: list[str], seeds: list[int], out: Path | None, *, fr
         if not interrupted and not errors:
             raise
         report, summary = None, f"no report: {error}\n"
+    alarms = [(r, alarm) for r, outcome in outcomes.items() for alarm in outcome.get("alarms", ())]
     return Answer(
-        text=summary,
-        results={"folder": str(folder), "results": str(results)},
+        text="\n".join([summary.rstrip("\n"), *_alarms_told(alarms)]) + "\n",
+        results={
+            "folder": str(folder),
+            "results": str(results),
+            "alarms": [{"arm": r.arm, "seed": r.seed, **a} for r, a in alarms],
+        },
         artifacts=[str(path) for path in (results, report) if path is not None],
         errors=errors,
         exit_code=130 if interrupted else 2 if len(errors) == len(outcomes) else 0,
@@ -168,3 +177,14 @@ def _run(loaded: Any, arms: list[str], seeds: list[int], out: Path | None, *, fr
         report=str(report) if report is not None else None,
         config_hash=loaded.hash,
     )
+
+
+def _alarms_told(alarms: Sequence[tuple[Request, Mapping[str, Any]]]) -> list[str]:
+    """A line for every kind of alarm that training raised, with the seeds and the update of the first."""
+    kinds: dict[tuple[str, str, str], list[tuple[int, int]]] = {}
+    for request, alarm in alarms:
+        kinds.setdefault((request.arm or "run", alarm["kind"], alarm["name"]), []).append((alarm["update"], request.seed))
+    return [
+        f"alarm while training: {arm}, {kind} {name}, from update {min(found)[0]} on, seeds {sorted({seed for _, seed in found})}"
+        for (arm, kind, name), found in kinds.items()
+    ]
