@@ -76,6 +76,7 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
 
     A failure ends as a result with its reason, never as an exception; hooks: on_update(metrics) for a display.
     """
+    from payoff.audit.alarms import Alarms
     from payoff.build import build
     from payoff.pipeline import NonFiniteError
     from payoff.train import TrainingError, train
@@ -86,7 +87,7 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
     if result.exists():
         return json.loads(result.read_text(encoding="utf-8"))
     stop = stop or (lambda: _stop_event is not None and _stop_event.is_set())
-    outcome: dict[str, Any] = {"status": "failed", "error": None, "seconds": 0.0}
+    outcome: dict[str, Any] = {"status": "failed", "error": None, "seconds": 0.0, "alarms": []}
     last: dict[str, Any] = {}
     try:
         parts, settings = build(loaded, request.arm, request.seed)
@@ -94,14 +95,21 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
         checkpoint = folder / "checkpoint.pt"
         log = _MetricsLog(folder, loaded.run.loggers, request)
         log.rewind(update=-1 if not checkpoint.exists() else sys.maxsize)
+        alarms = Alarms()
 
         def on_update(metrics: dict[str, Any]) -> None:
             last.update(metrics)
             log.write(metrics)
+            outcome["alarms"] += [alarm.as_json() for alarm in alarms.update(metrics)]
             hooks.get("on_update", lambda _: None)(metrics)
 
+        def on_resume(progress: Any) -> None:
+            log.rewind(progress.update)
+            for metrics in progress.history:  # so that what was seen before the break is known after it
+                outcome["alarms"] += [alarm.as_json() for alarm in alarms.update(metrics)]
+
         def on_rollouts(phase: str, batch: Any) -> None:
-            records = list(rollout_records(phase, batch, parts.task, settings.sampled_rollouts))
+            records = list(rollout_records(phase, batch, parts.task, settings.sampled_rollouts, parts.policy))
             append_lines(folder / "rollouts.jsonl", records)
 
         progress = train(
@@ -110,7 +118,7 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
             checkpoint=checkpoint,
             on_update=on_update,
             on_rollouts=on_rollouts,
-            on_resume=lambda progress: log.rewind(progress.update),
+            on_resume=on_resume,
             stop=stop,
         )
         log.close()
@@ -202,8 +210,8 @@ def write_results(
     return path
 
 
-def rollout_records(phase: str, batch: Any, task: Any, limit: int) -> Iterator[dict[str, Any]]:
-    """The first rollouts of a batch with what each token was rewarded and weighed, for people to read."""
+def rollout_records(phase: str, batch: Any, task: Any, limit: int, policy: Any = None) -> Iterator[dict[str, Any]]:
+    """The first rollouts of a batch with what each token was rewarded and weighed, and the pictures a task offers, for people."""
     import torch
 
     from payoff.sets import statistics
@@ -250,6 +258,8 @@ def rollout_records(phase: str, batch: Any, task: Any, limit: int) -> Iterator[d
             "group_mean": _number(group_mean[row]),
             "stop": _stop_name(traj, row),
             "reason": {name: c.reasons[int(traj.id[row])] for name, c in cut.items() if int(traj.id[row]) in c.reasons},
+            **({"picture": task.picture(traj, row)} if hasattr(task, "picture") else {}),
+            **({"overview": task.overview(batch.traj, policy)} if not row and hasattr(task, "overview") else {}),
         }
 
 

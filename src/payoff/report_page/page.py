@@ -13,6 +13,7 @@ from payoff.report_page.charts import Figure, Forest
 from payoff.report_page.examples import Example, Examples, choose
 from payoff.report_page.figures import figures
 from payoff.report_page.findings import Row
+from payoff.report_page.pictures import gallery
 from payoff.report_page.runs import PHASES, Run, read
 from payoff.report_page.sentences import headline, scope, sentences
 from payoff.report_page.svg import chart_svg, forest_svg, key_svg
@@ -45,6 +46,8 @@ def page(run: Run, rows: Sequence[Row]) -> tuple[str, list[Figure]]:
     chosen, records = _fitting(run)
     sections = [("verdict", "Verdict", _verdict(run, rows, drawn))]
     sections += [(f.name, TITLES[f.name], f"<p>{QUESTIONS[f.name]}</p>{_figure(f)}") for f in drawn if f.name in TITLES]
+    if pictures := gallery(run):
+        sections.append(("pictures", "What it does", pictures))
     sections.append(("examples", "Examples", _examples(chosen, records, list(run.arms))))
     sections.append(("settings", "Settings that differ", tables.descriptions(run) + tables.settings(run)))
     sections.append(("not-done", "Not done", tables.not_done(run, rows, chosen)))
@@ -107,7 +110,8 @@ def _fitting(run: Run) -> tuple[Examples, list[Record]]:
         examples = chosen.flat()
         rows = read([example.rollout for example in examples])
         records = [record(example, row, longest=longest) for example, row in zip(examples, rows)]
-        if sum(2 * len(r["prompt"]) + 2 * len(r["response"]) + 60 * len(r["tokens"]) for r in records) < ROOM:
+        sizes = (2 * len(r["prompt"]) + 2 * len(r["response"]) + 60 * len(r["tokens"]) + len(r["picture"]) for r in records)
+        if sum(sizes) < ROOM:
             break
     return chosen, records
 

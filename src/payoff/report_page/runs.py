@@ -37,6 +37,7 @@ class Rollout:
     truth: float | None
     path: Path
     offset: int
+    shown: str = ""  # the picture stored with it: "overview", "picture" or none
 
 
 @dataclass(frozen=True)
@@ -243,6 +244,7 @@ def _index(row: Mapping[str, Any], arm: str, seed: int, path: Path, offset: int)
         number(row.get("truth")),
         path,
         offset,
+        next((name for name in ("overview", "picture") if row.get(name)), ""),
     )
 
 

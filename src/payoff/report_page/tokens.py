@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from payoff.report_page.examples import Example
+from payoff.report_page.pictures import picture_html
 from payoff.report_page.runs import number
 from payoff.report_page.wording import attribute, cut, markup, plural, short
 
@@ -53,6 +54,7 @@ def record(example: Example, row: Mapping[str, Any], *, longest: int = 2000) -> 
     }
     for key in ("credit", "logp"):
         kept[key] = ([_digits(value) for value in _list(row.get(key))] + [None] * n)[:n]
+    kept["picture"] = picture_html(row.get("picture"))
     return kept
 
 
@@ -94,7 +96,8 @@ def level(value: float, most: float) -> int:
 def island(records: Sequence[Record]) -> str:
     """The records as JSON that no markup can end: letters beyond ASCII and every < are escaped."""
     names = channels(records)
-    data = {"channels": names, "limits": {name: limit(records, name) for name in names}, "examples": list(records)}
+    examples = [{key: value for key, value in r.items() if key != "picture"} for r in records]
+    data = {"channels": names, "limits": {name: limit(records, name) for name in names}, "examples": examples}
     return json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
@@ -112,7 +115,8 @@ def example_html(
     if not column:
         said.append(f'<code class="snip">{markup(cut(" ".join(r["prompt"].split()), 200))}</code>')
     head = f'<span class="tag">{markup(r["arm"])}</span> {" ".join(said)}'
-    body = ("" if column else prompt_html(r)) + _facts(r) + _legend(r, most) + _tokens(r, most) + _beside(beside)
+    body = ("" if column else prompt_html(r)) + _facts(r) + r["picture"]
+    body += _legend(r, most) + _tokens(r, most) + _beside(beside)
     body += '<p class="js"><button type="button" data-copy>Copy as JSON</button></p>'
     marks = f'class="ex" data-i="{index}" data-arm="{attribute(r["arm"])}" data-phase="{r["phase"]}"'
     if column:

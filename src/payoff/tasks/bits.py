@@ -19,6 +19,7 @@ from torch.nn.functional import one_hot
 
 from payoff.catalogue import method
 from payoff.pipeline import Start
+from payoff.tasks.hypergrid import ended_and_wanted, pair_of_distributions
 from payoff.trajectories import Channel, StopReason, Trajectories, place_outcome
 
 
@@ -214,6 +215,14 @@ class Bits:
         full = self.complete(sequences)
         wanted = torch.where(full, self.log_reward(sequences), -torch.inf).softmax(0)
         return {"l1": float((p - wanted).abs().sum()), "modes": float(p[full & (self.distance(sequences) <= self.near)].sum())}
+
+    def overview(self, traj: Trajectories, policy: Any) -> dict[str, Any] | None:
+        """How likely each sequence is and should be, R / Z, for the report."""
+        found = ended_and_wanted(self, traj, policy)
+        if found is None:
+            return None
+        full = self.complete(self.state(torch.arange(self.state_count)))
+        return pair_of_distributions(*(p[full] for p in found))
 
     @cached_property
     def mode_words(self) -> Int[Tensor, "modes D"]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,6 +21,7 @@ from payoff.pipeline import Start
 from payoff.trajectories import Channel, Rewards, Trajectories, place_outcome
 
 _NEAR = 0.99  # the share of the first half's images whose nearest image of their class in the second half counts as near
+_SHOWN = 24  # images of a batch that the report draws
 
 
 @method("digits", kind="task")
@@ -87,6 +88,16 @@ class Digits:
         wanted = _wanted(traj)
         near = away.gather(1, nearest[:, None])[:, 0] <= _radius().to(pixels)[wanted]
         return place_outcome(((digit == wanted) & near).to(pixels.dtype), known, traj)
+
+    def picture(self, traj: Trajectories, row: int) -> dict[str, Any] | None:
+        """The image, for the report; None for what is no image."""
+        pixels, known = _pixels(traj)
+        return {"kind": "image", "pixels": _greys(pixels[row])} if known[row] else None
+
+    def overview(self, traj: Trajectories, policy: Any) -> dict[str, Any]:
+        """The first images of a batch, for the report."""
+        pixels, known = _pixels(traj)
+        return {"kind": "images", "images": [_greys(image) for image in pixels[known][:_SHOWN]]}
 
 
 @method("digits-class", kind="signal")
@@ -164,6 +175,11 @@ def _radius() -> Float[Tensor, " 10"]:
     same = images.digit[images.first][:, None] == images.digit[~images.first]
     nearest = torch.where(same, away, torch.inf).amin(1)
     return torch.stack([nearest[images.digit[images.first] == digit].quantile(_NEAR) for digit in range(10)])
+
+
+def _greys(image: Float[Tensor, " 64"]) -> list[list[float]]:
+    """0 for ink and 1 for paper, in rows."""
+    return ((1 - image.double().clamp(-1, 1)) / 2).mul(255).round().div(255).reshape(8, 8).tolist()
 
 
 def _start(digit: int) -> Start:

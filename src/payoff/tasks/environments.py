@@ -6,6 +6,7 @@ any interactive task is played.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from payoff.pipeline import Response, Start
 from payoff.trajectories import Channel, StopReason, Trajectories, outcome, place_outcome
 
 _HELD_OUT = 2**30  # training seeds lie below, held-out seeds from here on
+_FILMED = 4  # episodes of a batch that are repeated to be drawn: that takes about as long as acting in them did
+_FRAMES, _WIDE, _STATES = 6, 72, 200  # of a picture of an episode: frames, their width in pixels, observations
 
 
 @method("environment", kind="task")
@@ -79,6 +82,25 @@ class EnvironmentTask:
             total = (total >= self.success).double()
         return place_outcome(total, known, traj)
 
+    def picture(self, traj: Trajectories, row: int) -> dict[str, Any] | None:
+        """The episode for the report: what each action was paid, beneath frames where the environment draws, else observations.
+
+        The first few of a batch are drawn: repeated from the seed by the recorded actions, in an environment of their own.
+        None where an episode was not recorded, or with numbers that are not finite.
+        """
+        item = traj.items[row] if traj.items else {}
+        if not {"environment_rewards", "observations", "actions", "environment"} <= set(item):
+            return None
+        rewards, met = (np.asarray(item[name], dtype=np.float64) for name in ("environment_rewards", "observations"))
+        if not (np.isfinite(rewards).all() and np.isfinite(met).all()) or len(rewards) > 4096:
+            return None
+        picture = {"kind": "episode", "rewards": [float(f"{x:.5g}") for x in rewards]}
+        at = np.linspace(0, len(rewards), min(len(rewards) + 1, _FRAMES)).astype(int).tolist()
+        if row < _FILMED and (frames := self.world.film(item["environment"].seed, item["actions"], at)):
+            return {**picture, "frames": frames}
+        some = met[:: len(met) // _STATES + 1, :64]
+        return {**picture, "observations": [[float(f"{x:.4g}") for x in state] for state in some]}
+
     def _start(self, seed: int) -> Start:
         simulation = Simulation(self.world, seed)
         return Start(f"{self.world.name}-{seed}", {"prompt": repr(simulation), "seed": seed}, simulation)
@@ -97,20 +119,22 @@ class World:
         self.environment, self.options, self.max_steps, self.processes = environment, options or {}, max_steps, processes
         self._ready: list[Any] = []
         self._vector: ProcessLanes | None = None
+        self._stage: Any = None  # draws the episodes that the report shows
+        self._draws = True
 
     @property
     def name(self) -> str:
         return self.environment if isinstance(self.environment, str) else getattr(self.environment, "__name__", "environment")
 
-    def make(self) -> Any:
-        """One more environment."""
+    def make(self, **more: Any) -> Any:
+        """One more environment; `more` is given to `gymnasium.make` as options are."""
         gymnasium = require("gymnasium", "a task of environments")
         limit = {} if self.max_steps is None else {"max_episode_steps": self.max_steps}
         if not isinstance(self.environment, str):
             made = self.environment()
             return gymnasium.wrappers.TimeLimit(made, self.max_steps) if self.max_steps is not None else made
         try:
-            return gymnasium.make(self.environment, disable_env_checker=True, **limit, **self.options)
+            return gymnasium.make(self.environment, disable_env_checker=True, **limit, **{**self.options, **more})
         except (gymnasium.error.Error, TypeError) as error:
             raise ValueError(f"environment {self.environment!r}: {error}") from error
 
@@ -125,14 +149,37 @@ class World:
         self._ready += [self.make() for _ in range(count - len(self._ready))]
         return SerialLanes(self._ready[:count])
 
+    def film(self, seed: int, actions: np.ndarray | Sequence[Any], at: Sequence[int]) -> list[dict[str, Any]]:
+        """Small grey frames after so many of these actions; none where the environment cannot draw itself here.
+
+        Drawing needs a screen or libraries that a machine that trains may lack, and every environment fails at it in its own way:
+        a run goes on without pictures.
+        """
+        if not self._draws or not isinstance(self.environment, str):
+            return []
+        try:
+            if self._stage is None:
+                self._stage = self.make(render_mode="rgb_array")
+            self._stage.reset(seed=seed)
+            frames = []
+            for done in range(len(actions) + 1):
+                if done in at:
+                    frames.append(_small(done, np.asarray(self._stage.render(), dtype=np.float64)))
+                if done < len(actions):
+                    self._stage.step(_taken(self._stage.action_space, actions[done]))
+        except Exception:
+            self._draws = False
+            return []
+        return frames
+
     def close(self) -> None:
         """Close what stands ready."""
-        for made in [*self._ready, *([self._vector] if self._vector else [])]:
+        for made in [*self._ready, *([self._vector] if self._vector else []), *([self._stage] if self._stage else [])]:
             made.close()
-        self._ready, self._vector = [], None
+        self._ready, self._vector, self._stage = [], None, None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ready": [], "_vector": None}
+        return {**self.__dict__, "_ready": [], "_vector": None, "_stage": None}
 
 
 class Simulation:
@@ -213,3 +260,20 @@ class ProcessLanes:
     def _of(self, met: Any, lanes: Sequence[int]) -> list[Any]:
         separate = list(self._lib.utils.iterate(self._vector.observation_space, met))
         return [separate[i] for i in lanes]
+
+
+def _taken(space: Any, action: Any) -> Any:
+    """A recorded action as the environment takes it: counted from where a discrete space begins, or cut to the box."""
+    if hasattr(space, "n"):
+        return int(action) + int(space.start)
+    return np.clip(np.reshape(action, space.shape), space.low, space.high).astype(space.dtype)
+
+
+def _small(at: int, drawn: np.ndarray) -> dict[str, Any]:
+    """A drawn frame [height, width, 3] in grey, `_WIDE` pixels wide, each the mean of a block of pixels, as the report reads it."""
+    grey = drawn[..., :3] @ np.array([0.299, 0.587, 0.114])
+    block = max(1, -(-max(grey.shape) // _WIDE))
+    height, width = (size // block for size in grey.shape)
+    means = grey[: height * block, : width * block].reshape(height, block, width, block).mean((1, 3))
+    data = base64.b64encode(means.round().clip(0, 255).astype(np.uint8).tobytes()).decode()
+    return {"at": at, "width": width, "height": height, "grey": data}

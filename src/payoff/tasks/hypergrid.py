@@ -21,6 +21,7 @@ from payoff.pipeline import Start
 from payoff.trajectories import Channel, StopReason, Trajectories, place_outcome
 
 _EDGE = 1e-12  # grid points on the border of a band belong to neither side, whatever the rounding
+_SHOWN = 4096  # states up to which the report shows a distribution
 
 
 @method("hypergrid", kind="task", paper="arXiv:2106.04399")
@@ -193,11 +194,44 @@ class Hypergrid:
         wanted = self.log_reward(cells).softmax(0)
         return {"l1": float((p - wanted).abs().sum()), "modes": float(p[self.modes(cells)].sum())}
 
+    def overview(self, traj: Trajectories, policy: Any) -> dict[str, Any] | None:
+        """Where the policy ends and where it should, R / Z, for the report; summed over all axes but the first two."""
+        found = ended_and_wanted(self, traj, policy)
+        if found is None or self.dimensions == 1:
+            return found and pair_of_distributions(*found)
+        learned, wanted = (p.reshape(self.side**2, -1).sum(1) for p in found)
+        return {**pair_of_distributions(learned, wanted), "shape": [self.side, self.side]}
+
     def _move(self, states: Tensor, actions: Tensor) -> Tensor:
         return _rows_of_one(self.actions, self.dimensions, states.dtype, states.device)[actions]
 
     def _place(self, like: Tensor) -> Tensor:
         return self.side ** torch.arange(self.dimensions - 1, -1, -1, device=like.device)
+
+
+def ended_and_wanted(space: Any, traj: Trajectories, policy: Any) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]] | None:
+    """The probability that an object is each state, and the one in proportion to the reward (0 where a state is no object).
+
+    Exactly, from a policy that knows its `object_distribution`; of the finished trajectories of the batch, for any other. None for
+    more states than a picture shows.
+    """
+    if space.state_count > _SHOWN:
+        return None
+    states = space.state(torch.arange(space.state_count))
+    whole = space.complete(states) if space.stop is None else torch.ones(space.state_count, dtype=torch.bool)
+    wanted = torch.where(whole, space.log_reward(states), -torch.inf).softmax(0)
+    if hasattr(policy, "object_distribution"):
+        with torch.no_grad():
+            return policy.object_distribution().double().cpu(), wanted
+    last = traj.extras["states"][torch.arange(len(traj)), traj.length][traj.stop == StopReason.finished].cpu()
+    counts = torch.bincount(space.index(last), minlength=space.state_count).double()
+    return counts / counts.sum().clamp(min=1), wanted
+
+
+def pair_of_distributions(learned: Float[Tensor, " S"], wanted: Float[Tensor, " S"]) -> dict[str, Any]:
+    """Both as a picture of the report: plain numbers."""
+    plain = lambda p: [float(f"{x:.5g}") for x in p.tolist()]
+    return {"kind": "distributions", "learned": plain(learned), "true": plain(wanted)}
 
 
 @functools.cache

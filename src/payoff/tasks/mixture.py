@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,8 @@ from torch import Tensor
 from payoff.catalogue import method
 from payoff.pipeline import Start
 from payoff.trajectories import Channel, Rewards, Trajectories, place_outcome
+
+_SHOWN = 256  # points of a batch that the report draws
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,32 @@ class Mixture:
         near = (sample - _goals(traj, sample)).norm(dim=1) <= self.reach * self.spread
         return place_outcome(near.to(sample.dtype), known, traj)
 
+    def picture(self, traj: Trajectories, row: int) -> dict[str, Any] | None:
+        """The way of one point, for the report; None where it does not stay finite."""
+        way = traj.extras["latents"][row, : int(traj.length[row]) + 1].double()
+        if not way.isfinite().all():
+            return None
+        steps = _rounded(way)
+        return {"kind": "points", "points": steps[-1:], "path": steps, "goal": traj.items[row]["goal"], **self._backdrop}
+
+    def overview(self, traj: Trajectories, policy: Any) -> dict[str, Any]:
+        """Where the points of a batch end, over the density of the data, for the report."""
+        sample, known = final_sample(traj)
+        points = _rounded(sample[known][:_SHOWN].double())
+        goals = {tuple(item["goal"]) for item in traj.items}
+        aim: dict[str, Any] = {"goal": list(*goals)} if len(goals) == 1 else {}
+        return {"kind": "points", "points": points, **aim, **self._backdrop}
+
+    @cached_property
+    def _backdrop(self) -> dict[str, Any]:
+        """The density of the data in a square that holds it, in 32 rows from the highest y to the lowest."""
+        data, reach = self.distribution, abs(self.radius) + 4 * self.spread
+        at = torch.linspace(-reach, reach, 65, dtype=torch.float64)[1::2]
+        places = torch.stack(torch.meshgrid(at.flip(0), at, indexing="ij"), 2).flip(2)
+        away = (places[:, :, None] - data.means).square().sum(3) / (2 * data.spreads.square())
+        density = (data.weights * (-away).exp() / data.spreads.square()).sum(2)
+        return {"density": (density / density.max()).mul(1000).round().div(1000).tolist(), "extent": [-reach, reach] * 2}
+
     def _start(self, mode: int) -> Start:
         goal = self.distribution.means[mode].tolist()
         return Start(f"mixture-{mode}", {"prompt": f"mode {mode}", "condition": mode, "goal": goal})
@@ -209,6 +238,10 @@ def final_sample(traj: Trajectories) -> tuple[Float[Tensor, "N D"], Bool[Tensor,
     end = latents.gather(1, traj.length[:, None, None].expand(-1, 1, latents.shape[2]))[:, 0]
     known = end.isfinite().all(1)
     return torch.where(known[:, None], end, 0), known
+
+
+def _rounded(points: Float[Tensor, "n D"]) -> list[list[float]]:
+    return [[float(f"{x:.4g}") for x in point] for point in points.tolist()]
 
 
 def _goals(traj: Trajectories, sample: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
