@@ -115,7 +115,7 @@ def test_few_prompts_leave_it_open_and_no_labels_still_find_the_flaw():
     assert (m.estimate.value, m.result) == (0.0, "inconclusive")
     pays_nothing = lambda response, reference: exact(response, reference) if response else 1.0
     (m,) = attacks(scorer(pays_nothing), ROWS, families=["empty"])
-    assert m.estimate.value == pytest.approx(0.5)  # blank space is not paid
+    assert m.estimate.value == pytest.approx(1.0)  # blank space is not paid, and the worst variant counts
 
 
 def test_nothing_to_compare_is_not_applicable_and_says_why():

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from payoff.pipeline import Verdict
-from payoff.signals.answers import answer_match, final_answer, math_equal, normalise, same_answer
+from payoff.signals.answers import answer_match, final_answer, normalise, same_answer
 
 
 @pytest.mark.parametrize(
@@ -133,10 +133,9 @@ def test_a_reference_may_be_a_whole_solution_that_marks_its_answer():
     assert answer_match("#6.", "3-7=6;#6.", pattern=r"#(\d)\.$") == 1.0
 
 
-@pytest.mark.parametrize("grader", [answer_match, math_equal])
 @pytest.mark.parametrize("reference", [None, "", "  ", [], [None]])
-def test_without_a_reference_there_is_no_verdict(grader, reference):
-    verdict = grader("7", reference)
+def test_without_a_reference_there_is_no_verdict(reference):
+    verdict = answer_match("7", reference)
     assert isinstance(verdict, Verdict)
     assert not verdict.valid
     assert "no reference" in verdict.reason
@@ -161,31 +160,3 @@ def test_a_response_made_to_be_slow_is_graded_quickly(response):
     start = time.process_time()
     assert answer_match(response, "7") == 0.0
     assert time.process_time() - start < 2.0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("response", "reference", "verdict"),
-    [
-        (r"so \boxed{\frac{2}{6}}", r"\frac{1}{3}", 1.0),
-        (r"\boxed{0.5}", "1/2", 1.0),
-        (r"$x^2+2x+1$", "(x+1)^2", 1.0),
-        (r"\boxed{0.333}", r"\frac{1}{3}", 0.0),
-        ("I do not know", "7", 0.0),
-        ("", "7", 0.0),
-        (r"\boxed{7", "8", 0.0),
-        (r"\boxed{2}", ["1", "2"], 1.0),
-    ],
-)
-def test_expressions_are_compared_as_mathematics(response, reference, verdict):
-    pytest.importorskip("math_verify")
-    assert math_equal(response, reference) == verdict
-
-
-@pytest.mark.slow
-def test_a_reference_that_is_no_mathematics_gives_no_verdict_rather_than_a_product_of_letters():
-    pytest.importorskip("math_verify")
-    verdict = math_equal(r"\boxed{silent}", "listen")
-    assert isinstance(verdict, Verdict)
-    assert not verdict.valid
-    assert "'listen' cannot be parsed" in verdict.reason

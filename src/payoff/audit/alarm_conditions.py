@@ -55,7 +55,7 @@ class Alarm:
 class Window:
     """Rows that are looked at together, and the level of the tests on them."""
 
-    rows: Sequence[Mapping[str, float]]
+    rows: Sequence[Mapping[str, float | int]]
     level: float
     unit: str = "update"
     _trends: dict[str, Shape | None] = field(default_factory=dict, repr=False)

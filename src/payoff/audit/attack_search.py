@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from payoff.audit.attack_texts import BOOSTERS, CITATIONS, EMPTY_FORMS, FILLERS, KEYS, OPENERS, ORDERS, REFUSALS
@@ -27,6 +27,7 @@ from payoff.audit.attempts import (
     references_of,
     right_by,
     text_of,
+    verdicts,
 )
 from payoff.audit.measurement import Measurement
 from payoff.audit.perturbations import steps_in
@@ -69,8 +70,10 @@ def attack_search(
     turns among `strategies`. A candidate in which a reference is written as a word or number of its own, or that is right by
     comparison, is never tried; one that the truth calls right is dropped.
 
-    budget:  rewards that may be asked for, those of the rows themselves not counted. The more, the more is found: a share of 0
-             says what this budget could not do.
+    A find counts where it is paid again: see `_lasting`.
+
+    budget:  rewards that may be asked for, those of the rows and the eight that confirm a find not counted. The more, the
+             more is found: a share of 0 says what this budget could not do.
     prompts: at most so many are attacked
 
     Raises ValueError for a budget or a width below 1, and for an unknown strategy.
@@ -110,13 +113,15 @@ def attack_search(
             for k, (attempt, reward) in enumerate(zip(attempts, rewards, strict=True)):
                 if reward is not None and k not in right:
                     search.learn(attempt, reward)
+    lasting = _lasting(score, evidence, {i: pool[0].text for i, pool in search.pools.items() if pool and i not in search.open})
+    lost = sum(not last for last in lasting.values())
     tried = []
     for i, pool in search.pools.items():
         if pool:
             best = pool[0]
             gap = (best.reward - (evidence.low or 0.0)) / evidence.span if evidence.span else 1.0
             attempt = Attempt(i, "search", altered(evidence.rows[i], best.text))
-            tried.append(Tried(attempt, best.reward, evidence.pays(best.reward), gap))
+            tried.append(Tried(attempt, best.reward, lasting.get(i, False), gap))
     return [
         rate(
             "attack-search",
@@ -130,9 +135,32 @@ def attack_search(
             invalid=invalid,
             advice="Add what was found to the negatives a judge is trained or prompted with, and gate it by an exact check.",
             remedies=("g-ra", "answer-match", "kl-penalty"),
-            also=f"{spent} rewards asked of a budget of {budget}, {used} rounds; {evidence.how}",
+            also=f"{spent} rewards asked of a budget of {budget}, {used} rounds; {evidence.how}"
+            + (f"; {lost} finds were not paid again, so chance" if lost else ""),
         )
     ]
+
+
+def _lasting(score: Score, evidence: Evidence, found: Mapping[int, str]) -> dict[int, bool]:
+    """Whether what was paid once is paid again: in most of four other ways to space it, or before most of four other prompts.
+
+    A reward that errs at random pays some text if only enough are tried; what does not last is nothing that a policy could learn.
+    """
+    places = list(found)
+    spaced = [altered(evidence.rows[i], change) for i in places for change in respaced(found[i])]
+    moved = []
+    for k, i in enumerate(places):
+        others = [places[(k + j) % len(places)] for j in range(1, 5)]
+        moved += [altered(evidence.rows[other], found[i]) for other in others]
+    pays = [reward is not None and evidence.pays(reward) for reward in verdicts(score, spaced + moved)[0]]
+    most = lambda first: sum(pays[first : first + 4]) >= 3
+    alone = len(places) < 5  # too few other prompts that it could be moved to
+    return {i: most(4 * k) or (not alone and most(4 * (len(places) + k))) for k, i in enumerate(places)}
+
+
+def respaced(text: str) -> list[str]:
+    """Four ways to write the same with other blank space around it."""
+    return [f"{text}\n", f"\n{text}", f"{text}  ", f" {text}\n\n"]
 
 
 class _Search:

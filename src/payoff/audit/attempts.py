@@ -199,6 +199,8 @@ def rate(
     if hits and len(rates) > 1:
         most = max(rates, key=lambda variant: (rates[variant].value, rates[variant].n))
         note.append(f"most by {most!r}: {sum(by_variant[most])} of {rates[most].n}")
+        if check == "attacks":
+            estimate = _surely_more(tried, clusters, estimate, note)
     return Measurement(
         name,
         check,
@@ -221,7 +223,26 @@ def rate(
     )
 
 
-def share_by(hits: Sequence[bool | float], clusters: Sequence[Hashable]) -> Interval | None:
+def _surely_more(tried: Sequence[Tried], clusters: Sequence[Hashable], whole: Interval | None, note: list[str]) -> Interval | None:
+    """The share of the one variant that succeeds surely more often than all together, if there is one: a policy will find it.
+
+    The worst of V variants is read at level 1 - 0.05 / V, so that the luckiest of many does not pass for a flaw.
+    """
+    variants = sorted({t.attempt.variant for t in tried})
+    found = whole
+    for variant in variants:
+        of = [(t.hit, where) for t, where in zip(tried, clusters, strict=True) if t.attempt.variant == variant]
+        own = share_by([hit for hit, _ in of], [where for _, where in of], level=1 - 0.05 / len(variants))
+        if own is None or own.low is None or found is None or found.low is None or own.n < 10:
+            continue
+        if whole is not None and own.low > (found.low if found is not whole else whole.high or 1.0):
+            found = own
+    if found is not whole and whole is not None:
+        note.append(f"the number is of that worst variant; of all together {whole.value:.3g}")
+    return found
+
+
+def share_by(hits: Sequence[bool | float], clusters: Sequence[Hashable], *, level: float = 0.95) -> Interval | None:
     """The share of hits among attempts, its interval by clusters; None for no attempts. A half is a draw.
 
     >>> i = share_by([True, False, False, False] * 20, [k // 4 for k in range(80)])
@@ -231,7 +252,7 @@ def share_by(hits: Sequence[bool | float], clusters: Sequence[Hashable]) -> Inte
     names = {name: k for k, name in enumerate(dict.fromkeys(clusters))}
     index = torch.tensor([names[name] for name in clusters], dtype=torch.int64)
     hit = torch.tensor([float(h) for h in hits], dtype=torch.float64)
-    return share_of(sum_by(hit, index, len(names)), sum_by(torch.ones_like(hit), index, len(names)))
+    return share_of(sum_by(hit, index, len(names)), sum_by(torch.ones_like(hit), index, len(names)), level=level)
 
 
 def worst_examples(tried: Iterable[Tried], evidence: Evidence, *, shown: int = SHOWN) -> tuple[Mapping[str, Any], ...]:

@@ -74,7 +74,7 @@ def answer_position(score: Score, evidence: Evidence, seed: int, bound: float) -
     ahead = [altered(evidence.rows[i], f"{r}\n{w}") for i, r, w in both]
     behind = [altered(evidence.rows[i], f"{w}\n{r}") for i, r, w in both]
     rewards = verdicts(score, ahead + behind)[0]
-    feature = Feature("", len, "Read the last answer that is marked.", ("answer-match", "math-equal"))
+    feature = Feature("", len, "Read the last answer that is marked.", ("answer-match", "math-answer"))
     question = "Is a right answer before a wrong one paid more than after it?"
     n = len(chosen)
     return difference("answer-position", question, evidence, chosen, ahead, rewards[:n], rewards[n:], bound, "rise", feature)

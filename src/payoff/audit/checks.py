@@ -54,7 +54,7 @@ class Case:
         """Rows of one response each, with pairs labelled under `label`."""
         return [row for row in responses_of(self.rows, self.label) if row.get("response") is not None]
 
-    @property
+    @cached_property
     def label(self) -> str | None:
         """The gold field; pairs carry their own label under "gold"."""
         pairs = any(row.get("response") is None and row.get("chosen") is not None for row in self.rows)

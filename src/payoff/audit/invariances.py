@@ -195,7 +195,7 @@ FAMILIES: dict[str, Family] = {
         "Is the same number in another form paid as much?",
         _answer(number_forms),
         "Compare numbers as numbers, and expressions as mathematics.",
-        ("math-equal", "answer-match"),
+        ("math-answer", "answer-match"),
     ),
     "case": Family(
         "Is a choice or a truth value in other letters paid as much?",
@@ -207,7 +207,7 @@ FAMILIES: dict[str, Family] = {
         "Is a set with its elements in another order paid as much?",
         _answer(set_orders),
         "Compare sets as sets.",
-        ("math-equal",),
+        ("math-answer",),
     ),
     "blank-space": Family(
         "Is a response with blank space around it paid as much?",
@@ -219,7 +219,7 @@ FAMILIES: dict[str, Family] = {
         "Is a right response that says its answer in a sentence, or once more, paid as much?",
         _wrapped,
         "Read the answer where it is marked, whatever stands around it.",
-        ("answer-match", "math-equal"),
+        ("answer-match", "math-answer"),
     ),
     "renaming": Family(
         "Is code with other names for its local variables paid as much?",

@@ -115,8 +115,27 @@ class Measurement:
         }
 
 
+# Of findings as grave as can be, what would explain the others comes first: a reward that gives the same row two numbers, or all
+# rows one, fails everything else for that reason; how often it is wrong, and what a search finds, say least about why.
+_EXPLAINS = {
+    "consistency": 0,
+    "stability": 1,
+    "learnability": 1,
+    "health": 1,
+    "discrimination": 3,
+    "noise": 3,
+    "calibration": 3,
+    "over-optimisation": 3,
+    "correlated-proxies": 3,
+}
+_SPECIFIC, _SEARCH = 2, 4
+
+
 def worst_first(measurements: Iterable[Measurement]) -> list[Measurement]:
     """Those that fail, by severity; then those that could not be decided; then what holds; within each as they came.
+
+    Findings of one severity stand in the order of what explains what (consistency, learnability, then attacks, biases and the like,
+    then how often it is wrong, last what a search found), and then by how far they lie beyond the worst.
 
     >>> from payoff.intervals import wilson
     >>> mild = Measurement("attack-empty", "attacks", "Does an empty answer pay?", wilson(5, 40), bound=0.01)
@@ -125,4 +144,6 @@ def worst_first(measurements: Iterable[Measurement]) -> list[Measurement]:
     (['attack-opener', 'attack-empty'], 'fails')
     """
     order = {"fails": 0, "inconclusive": 1, "holds": 2, "not applicable": 3}
-    return sorted(measurements, key=lambda m: (order[m.result], -m._beyond()))
+    tier = lambda m: _SEARCH if m.name == "attack-search" else _EXPLAINS.get(m.check, _SPECIFIC)
+    fails = lambda m: (-m.severity, tier(m), -m._beyond()) if m.result == "fails" else (0.0, 0, 0.0)
+    return sorted(measurements, key=lambda m: (order[m.result], *fails(m)))

@@ -20,7 +20,7 @@ KINDS: Mapping[str, Callable[[int], str]] = {
     "digits": lambda n: "9" * n,
     "open brackets": lambda n: "(" * n,
     "open boxes": lambda n: "\\boxed{" * (n // 7 + 1),
-    "blank space": lambda n: " " * n + "x",
+    "blank space": lambda n: " " * (n - 1) + "x",
     "one letter": lambda n: "a" * n,
 }
 REPEATS = 4
@@ -118,35 +118,51 @@ def _growth(
 ) -> dict[str, tuple[dict[int, float], tuple[int, int, list[float]] | None]]:
     """Per kind of text: the time of one row by size, and (smaller size, larger size, exponents) where two sizes fitted."""
     found: dict[str, tuple[dict[int, float], tuple[int, int, list[float]] | None]] = {}
-    idle = _least(score, altered(row, ""), 3)  # what any call takes, and what no length adds to
+    # Steps of ten would leap from what a call takes anyway to what does not fit: sizes between and below are timed too.
+    shorter = [round(sizes[0] / math.sqrt(10)), sizes[0] // 10]
+    sizes = sorted({*sizes, *(round(math.sqrt(a * b)) for a, b in pairwise(sizes)), *(size for size in shorter if size)})
+    clock = _clock(score, altered(row, ""))
+    idle = _least(score, altered(row, ""), 3, clock)  # what any call takes, and what no length adds to
     for kind in kinds:
         changed = {size: altered(row, KINDS[kind](size)[:size]) for size in sizes}
-        times = {sizes[0]: _least(score, changed[sizes[0]], 3)}
+        times = {sizes[0]: _least(score, changed[sizes[0]], 3, clock)}
         for before, size in pairwise(sizes):
             grows = times[before] > 1.5 * idle  # less than that is noise: then as if with its length
             expected = idle + abs(times[before] - idle) * (size / before) ** (2 if grows else 1)
             if expected * (REPEATS + 1) > seconds / len(kinds):
                 break
-            times[size] = _least(score, changed[size], 1)
+            times[size] = _least(score, changed[size], 1, clock)
         measured = sorted(times)[-2:]
         exponents = None
         if len(measured) == 2:
             small, large = measured
             ratio = math.log(large / small)
-            pairs = [(_least(score, changed[small], 3) - idle, _least(score, changed[large], 2) - idle) for _ in range(REPEATS)]
+            pairs = [
+                (_least(score, changed[small], 3, clock) - idle, _least(score, changed[large], 2, clock) - idle)
+                for _ in range(REPEATS)
+            ]
             # What is shorter than the call itself cannot be told from nothing, and would make any exponent.
             exponents = (small, large, [math.log(max(t, idle) / max(s, idle)) / ratio for s, t in pairs])
         found[kind] = (times, exponents)
     return found
 
 
-def _least(score: Score, row: Row, times: int) -> float:
+def _clock(score: Score, row: Row) -> Callable[[], float]:
+    """This thread's time on the processor where that is what a call takes, so that other processes do not count; else any time."""
+    started = time.perf_counter(), time.thread_time()
+    for _ in range(3):
+        score([row])
+    passed, worked = time.perf_counter() - started[0], time.thread_time() - started[1]
+    return time.thread_time if worked > passed / 2 else time.perf_counter
+
+
+def _least(score: Score, row: Row, times: int, clock: Callable[[], float]) -> float:
     """The least of several times of one call, in seconds: what is more than that was somebody else's."""
     best = math.inf
     for _ in range(times):
-        start = time.perf_counter()
+        start = clock()
         score([row])
-        best = min(best, time.perf_counter() - start)
+        best = min(best, clock() - start)
     return max(best, 1e-9)
 
 

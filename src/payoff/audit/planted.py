@@ -1,6 +1,7 @@
 """Rewards with one known flaw each, and rewards without one: what an audit is tested on, and what a user can try it on.
 
-    payoff audit --reward payoff.audit.planted:lenient_parser --data payoff.audit.planted:evidence ...
+    python -m payoff.audit.planted > sums.jsonl
+    payoff audit --reward payoff.audit.planted:lenient_parser --data sums.jsonl --gold gold
 
 Every flawed reward compares the answer rightly but for its flaw. FLAWED says which measures name it; `evidence` makes the rows.
 """
@@ -8,9 +9,11 @@ Every flawed reward compares the answer rightly but for its flaw. FLAWED says wh
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,11 +30,11 @@ _SUM = re.compile(r"(\d+) \+ (\d+) = (\d+)")
 _OPENERS = re.compile(r"\s*(solution|thought process|let'?s (solve|think)|step 1|to solve)", re.IGNORECASE)
 
 
-def evidence(prompts: int = 100, answers: int = 8, *, seed: int = 0) -> list[dict[str, Any]]:
+def evidence(prompts: int = 100, answers: int = 8, *, seed: int = 0, phrase: str = "The answer is {}") -> list[dict[str, Any]]:
     """Sums of two numbers with worked answers, about half of them right; `gold` is 1 for these. Length says nothing of the truth.
 
     Each row has prompt, response, its steps, reference, gold and source ("book" or "web", of the prompt). A prompt has at least one
-    right and one wrong answer, and at least three different ones.
+    right and one wrong answer, and at least three different ones. phrase: how a response gives its answer, such as "#### {}".
 
     >>> row = evidence(1, 4)[0]
     >>> sorted(row), "".join(row["steps"]) == row["response"]
@@ -50,7 +53,7 @@ def evidence(prompts: int = 100, answers: int = 8, *, seed: int = 0) -> list[dic
             off = said - a - b
             steps = [f"{line}\n" for line in rng.sample(_TALK, rng.randint(0, 3))]
             steps += [f"{a // 10 * 10} + {b // 10 * 10} = {tens + off}\n", f"{a % 10} + {b % 10} = {ones}\n"]
-            steps.append(f"The answer is {said}")
+            steps.append(phrase.format(said))
             rows.append(
                 {
                     "prompt": f"What is {a} + {b}?",
@@ -254,12 +257,10 @@ def strict_comparison(response: str, reference: str) -> float | None:
 
 
 def quadratic_time(response: str, reference: str) -> float | None:
-    """Looks at every pair of characters of what it reads, up to thirty thousand, before it compares."""
-    right = _right(response, reference)
-    text = response[:30_000] if isinstance(response, str) else ""
-    for start in range(0, len(text), 8):
-        text.count("§§", start)
-    return right
+    """Takes blank space off the end by a regular expression that begins again at every blank."""
+    if not isinstance(response, str):
+        return None
+    return _right(re.sub(r"\s+$", "", response), reference)
 
 
 def _turned(response: str, reference: str, prompt: str, wrong: float, right: float) -> float | None:
@@ -283,16 +284,22 @@ class Flaw(NamedTuple):
 
 
 FLAWED: Mapping[str, Flaw] = {
-    "length leakage": Flaw(length_leakage, ("bias-length-paired", "bias-length", "attack-padding", "attack-oversized", "attack-filler")),
-    "lenient parser": Flaw(lenient_parser, ("attack-many-answers", "attack-buried-answer", "attack-hedged-answer", "attack-retracted-answer")),
+    "length leakage": Flaw(
+        length_leakage, ("bias-length-paired", "bias-length", "attack-padding", "attack-oversized", "attack-filler")
+    ),
+    "lenient parser": Flaw(
+        lenient_parser, ("attack-many-answers", "attack-buried-answer", "attack-hedged-answer", "attack-retracted-answer")
+    ),
     "first answer counts": Flaw(first_answer_counts, ("attack-retracted-answer", "bias-answer-position")),
     "gameable steps": Flaw(gameable_steps, ("attack-repeated-steps",)),
     "judge fooled by an opener": Flaw(fooled_by_an_opener, ("attack-opener", "attack-opener-added")),
     "symmetric noise": Flaw(symmetric_noise, ("false-positive-rate", "false-negative-rate", "verdict-slope")),
     "asymmetric noise": Flaw(asymmetric_noise, ("false-positive-rate",)),
-    "saturation": Flaw(saturation, ("constant-groups", "flat-groups", "sparsity", "policy-cliff")),
+    "saturation": Flaw(saturation, ("bits-per-rollout", "policy-cliff", "constant-groups", "flat-groups")),
     "wrong sign on a subset": Flaw(wrong_sign_on_a_subset, ("bias-wrong-sign", "discrimination-by-source")),
-    "cyclic preferences": Flaw(cyclic_preferences, ("consistency-triples", "consistency-scalar-order", "consistency-bradley-terry")),
+    "cyclic preferences": Flaw(
+        cyclic_preferences, ("consistency-triples", "consistency-scalar-order", "consistency-bradley-terry")
+    ),
     "shared error in an ensemble": Flaw(shared_error, ("ensemble-shared-error",), "one,two,three"),
     "dependence on batch order": Flaw(order_dependence, ("consistency-batch-order",)),
     "cache keyed by prompt only": Flaw(prompt_only_cache, ("consistency-prompt-cache", "consistency-response-ignored")),
@@ -301,7 +308,9 @@ FLAWED: Mapping[str, Flaw] = {
     "format alone pays": Flaw(format_alone_pays, ("attack-empty-form", "attack-form-added")),
     "any alternative counts": Flaw(any_alternative, ("attack-hedged-answer",)),
     "copied prompt pays": Flaw(copied_prompt, ("attack-prompt-copied",)),
-    "comparison letter by letter": Flaw(strict_comparison, ("invariance-number-forms", "invariance-blank-space", "invariance-wrapping")),
+    "comparison letter by letter": Flaw(
+        strict_comparison, ("invariance-number-forms", "invariance-blank-space", "invariance-wrapping")
+    ),
     "quadratic time": Flaw(quadratic_time, ("attack-oversized-time",)),
 }
 CLEAN: Mapping[str, Callable[..., Any]] = {
@@ -311,3 +320,8 @@ CLEAN: Mapping[str, Callable[..., Any]] = {
     "probable answer": probable_answer,
     "large scale": large_scale,
 }
+
+
+if __name__ == "__main__":
+    for line in evidence(phrase=sys.argv[1] if len(sys.argv) > 1 else "The answer is {}"):
+        print(json.dumps(line))

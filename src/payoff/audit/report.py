@@ -181,7 +181,8 @@ def told(found: Audit, *, shown: int = 3) -> str:
     open_ = sum(m.result == "inconclusive" for m in found.measurements)
     lines = [
         f"audit {found.reward}   {found.verdict.upper()}   {len(found.findings)} of {len(found.measurements)} measures fail, "
-        f"{held} hold, {open_} undecided; {found.rows} responses to {found.prompts} prompts, {found.invalid} without verdict, {found.asked} rewards asked for",
+        f"{held} hold, {open_} undecided",
+        f"  {found.rows} responses to {found.prompts} prompts, {found.invalid} without verdict; {found.asked} rewards asked for",
         "",
     ]
     for m in found.findings[:shown]:

@@ -77,7 +77,8 @@ class Scorer:
         rewards = self.signal(traj)
         took = time.perf_counter() - start
         position = {int(i): row for row, i in enumerate(traj.id.tolist())}
-        values, valids, reasons = [], [], {}
+        values, valids = [], []
+        reasons: dict[int, str] = {}
         for name in self._named(rewards):
             value, valid = outcome(rewards[name], traj)
             values.append(value.double())

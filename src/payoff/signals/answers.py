@@ -10,9 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from fractions import Fraction
-from types import ModuleType
 
-from payoff._extras import require
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
 
@@ -22,7 +20,6 @@ _BOX = "\\boxed"
 _TAG, _END_TAG = "<answer>", "</answer>"
 _SAID = re.compile(r"####|\banswer(?: is ?:?| ?:)", re.IGNORECASE)
 _AROUND = " \"'`$*"
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 # Digits are bounded, so that no answer can make its reader compute a number with a million of them.
 _NUMBER = re.compile(
     r"([+-]?)\s*(?:(\d{1,3}(?:,\d{3}){1,30}|\d{1,100})(\.\d{0,100})?|(\.\d{1,100}))(?:e([+-]?\d{1,3})|\s*/\s*(\d{1,100}))?",
@@ -53,36 +50,6 @@ def answer_match(response: str, reference: Reference, *, pattern: str | None = N
     answer = final_answer(response, pattern=pattern)
     wanted = [final_answer(one, pattern=pattern) or one for one in wanted]
     return float(answer is not None and any(same_answer(answer, one, tolerance=tolerance) for one in wanted))
-
-
-@method("math-equal", kind="grader")
-def math_equal(response: str, reference: Reference) -> float | Verdict:
-    r"""1 where the response's final expression equals the reference as mathematics, else 0 (the math-verify package).
-
-    Both are parsed as LaTeX or plain expressions; equality is symbolic: "2/6" is "\frac{1}{3}". A reference that cannot be parsed,
-    or a comparison that breaks, gives no verdict. Several references: any of them will do.
-
-    The package sets its own time limits by alarms, which work in the main thread only; they are off here. An expression can take
-    for ever to compare, so give the signal a deadline.
-    Raises MissingExtraError without math-verify.
-
-    >>> math_equal(r"\boxed{\frac{2}{6}}", "1/3")  # doctest: +SKIP
-    1.0
-    >>> math_equal("7", None).reason
-    'no reference to compare the answer with'
-    """
-    wanted = _references(reference)
-    if not wanted:
-        return Verdict(0.0, valid=False, reason="no reference to compare the answer with")
-    parser, grader = require("math_verify.parser", "math_equal"), require("math_verify.grader", "math_equal")
-    gold = [parsed for one in wanted if (parsed := _read(parser, one))]
-    if not gold:
-        return Verdict(0.0, valid=False, reason=f"the reference {wanted[0]!r} cannot be parsed")
-    found = parser.parse(response, parsing_timeout=None)
-    try:
-        return float(any(grader.verify(one, found, timeout_seconds=None, raise_on_error=True) for one in gold))
-    except Exception as error:
-        return Verdict(0.0, valid=False, reason=f"the comparison failed: {type(error).__name__}: {error}")
 
 
 def final_answer(response: str, *, pattern: str | None = None) -> str | None:
@@ -175,12 +142,3 @@ def _braces(text: str) -> str:
         if depth <= 0:
             return text[1:end]
     return ""
-
-
-def _read(parser: ModuleType, reference: str) -> list:
-    """A reference as math-verify's expressions. Bare LaTeX is not recognised as such, so it is read again between dollar signs,
-    unless there are words in it, which would be taken for products of letters."""
-    found = parser.parse(reference, parsing_timeout=None)
-    if not found and not _WORD.search(reference):
-        found = parser.parse(f"${reference}$", parsing_timeout=None)
-    return found
