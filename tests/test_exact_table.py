@@ -31,6 +31,7 @@ def by_name(name: str) -> Estimator:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_page_holds_what_the_command_makes():
     page = PAGE.read_text(encoding="utf-8")
     made = subprocess.run([sys.executable, "-m", "payoff.exact_table"], capture_output=True, text=True, check=True).stdout

@@ -23,6 +23,7 @@ def test_a_function_is_found_by_module_and_by_file(tmp_path, monkeypatch):
     assert load_callable(f"{tmp_path}/mine.py:reward")(1) == 5
     assert load_callable(f"{tmp_path}/mine.py")(1) == 5  # the only public function
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
     assert load_callable("mine.py:reward") is load_callable(f"{tmp_path}/mine.py:reward")
     assert load_callable("mine:reward")(1) == 5
 

@@ -455,6 +455,8 @@ def test_no_permission_is_one_line(tmp_path, request):
     path = put(tmp_path / "r.jsonl", "{}")
     path.chmod(0)
     request.addfinalizer(lambda: tmp_path.chmod(0o755))
+    for folder in tmp_path.parents[:2]:  # which a test worker makes for itself alone
+        folder.chmod(0o755)
     request.getfixturevalue("as_nobody")
     assert error_of(lambda: list(read_rows(path))) == f"{path}: cannot be read: permission denied"
     if os.geteuid() != 65534:

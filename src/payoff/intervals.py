@@ -63,9 +63,9 @@ def mean_interval(values: Sequence[float], *, level: float = 0.95) -> Interval:
     centre = fmean(values)
     if n < FEWEST:
         return Interval(centre, None, None, n, level)
-    if min(values) == max(values):
-        return Interval(values[0], values[0], values[0], n, level, 0.0, 0.0 if values[0] else 1.0)
     sd = stdev(values)
+    if not sd:  # equal, or so near to equal that no number is small enough to say by how much
+        return Interval(values[0], values[0], values[0], n, level, 0.0, 0.0 if values[0] else 1.0)
     half = t_quantile(0.5 + level / 2, n - 1.0) * sd / math.sqrt(n)
     p = t_two_sided(centre * math.sqrt(n) / sd, n - 1.0)
     return Interval(centre, centre - half, centre + half, n, level, sd, p)

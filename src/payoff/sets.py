@@ -83,7 +83,9 @@ def statistics(
     std = torch.where(enough, variance.sqrt(), 0)
     count_of = of(count)
     others = count_of - keep.double()
-    others_mean = torch.where(equal_of, of(low), (of(total) - x64) / others.clamp(min=1))
+    others_mean = (of(total) - x64) / others.clamp(min=1)
+    # Exactly the common value where all are equal, with the gradient of a mean of the others all the same.
+    others_mean = torch.where(equal_of, others_mean + (of(low) - others_mean).detach(), others_mean)
     others_mean = torch.where(others > 0, others_mean, x64)
     entries = (count_of, mean_of, of(std), of(low), of(high), others_mean, equal_of)
     return SetStatistics(*(entry.reshape(x.shape) for entry in entries))

@@ -352,6 +352,7 @@ def test_options_out_of_range_are_one_line(options, says):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("arm", "expected"), [("sum", set(FINDINGS)), ("outcome", set())])
 def test_the_gamed_arm_of_the_chain_is_found_while_it_trains_and_the_clean_one_is_left_alone(arm, expected):
     from payoff.build import build

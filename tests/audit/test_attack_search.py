@@ -53,7 +53,8 @@ def test_a_transplant_from_another_prompt_is_found():
 def test_a_constant_reward_is_fooled_at_once():
     m, score = search(lambda response: 1.0)
     assert m.estimate.value == 1.0
-    assert score.rows == 2 * 20 + 4 * 20
+    # The rows and their references, four candidates each, and each find asked again: respaced, and before other prompts.
+    assert score.rows == 2 * 20 + 4 * 20 + 8 * 20
 
 
 @pytest.mark.slow

@@ -16,8 +16,15 @@ def audited(reward, channel=None, only=()):
     return audit(Case(Scorer(as_signal(reward, "reward"), channel), ROWS, gold="gold", budget=2000), only=only)
 
 
+SOME = {"gameable steps", "judge fooled by an opener", "cache keyed by prompt only", "answer-match"}  # the rest take minutes
+
+
+def cases(names):
+    return [pytest.param(name, marks=() if name in SOME else pytest.mark.exhaustive) for name in names]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FLAWED)
+@pytest.mark.parametrize("name", cases(FLAWED))
 def test_a_planted_flaw_is_named_first(name):
     flaw = FLAWED[name]
     found = audited(flaw.reward, flaw.channel)
@@ -27,7 +34,7 @@ def test_a_planted_flaw_is_named_first(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CLEAN)
+@pytest.mark.parametrize("name", cases(CLEAN))
 def test_a_reward_without_a_flaw_has_no_finding(name):
     assert [m.name for m in audited(CLEAN[name]).findings] == []
 

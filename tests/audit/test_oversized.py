@@ -33,12 +33,15 @@ def test_a_reward_of_length_is_found():
 def test_time_that_grows_with_the_cube_is_found():
     def slow(response, reference):
         if response.isdigit():
-            time.sleep(0.3 * (len(response) / 2000) ** 3)
+            until = time.thread_time() + 0.3 * (len(response) / 2000) ** 3
+            while time.thread_time() < until:  # busy, as a regular expression that goes back is: waiting costs no processor time
+                pass
         return exact(response, reference)
 
     m = results(slow, seconds=60.0, sizes=(1000, 2000), kinds=["digits", "filler"])["oversized-time"]
     assert m.result == "fails"
-    assert "slowest for digits, from 1000 to 2000 characters" in m.note
+    assert m.note.startswith("slowest for digits, from ")
+    assert "to 2000 characters" in m.note
 
 
 def test_sizes_that_do_not_fit_into_the_time_are_left_out():

@@ -60,7 +60,7 @@ class Window:
     unit: str = "update"
     _trends: dict[str, Shape | None] = field(default_factory=dict, repr=False)
 
-    def known(self, *keys: str) -> list[tuple[float, ...]]:
+    def known(self, *keys: str) -> list[tuple[float | int, ...]]:
         """(update, value of each key) of the rows that have them all."""
         return [(row["update"], *(row[key] for key in keys)) for row in self.rows if all(key in row for key in keys)]
 

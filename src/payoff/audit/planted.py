@@ -303,7 +303,7 @@ FLAWED: Mapping[str, Flaw] = {
     "shared error in an ensemble": Flaw(shared_error, ("ensemble-shared-error",), "one,two,three"),
     "dependence on batch order": Flaw(order_dependence, ("consistency-batch-order",)),
     "cache keyed by prompt only": Flaw(prompt_only_cache, ("consistency-prompt-cache", "consistency-response-ignored")),
-    "NaN turned into 1": Flaw(nan_is_one, ("consistency-no-verdict",)),
+    "NaN turned into 1": Flaw(nan_is_one, ("consistency-no-verdict", "attack-empty")),
     "scale per source": Flaw(scale_per_source, ("bias-source-scale",)),
     "format alone pays": Flaw(format_alone_pays, ("attack-empty-form", "attack-form-added")),
     "any alternative counts": Flaw(any_alternative, ("attack-hedged-answer",)),
