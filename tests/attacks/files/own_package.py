@@ -5,4 +5,4 @@ import glob, sys
 
 
 def attack():
-    return any("payoff" in name for path in sys.path + ["/work", "/app", "/src", "/home"] for name in glob.glob(path + "/*"))
+    return any("payoff" in name for path in sys.path + ["/workspace", "/app", "/src", "/home"] for name in glob.glob(path + "/*"))
