@@ -46,7 +46,7 @@ def math_verify_alone(response: str, reference: str) -> float:
 def verdict(grader: Callable[[str, str], object], pair: Pair) -> float | None:
     try:
         value = grader(*pair)
-    except Exception:
+    except Exception:  # Math-Verify may raise anything; for whoever trains with it that is no verdict
         return None
     return value if isinstance(value, float) else None
 

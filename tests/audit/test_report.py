@@ -181,6 +181,16 @@ def test_a_damaged_line_costs_that_line_and_is_counted(files, capsys):
     assert (found["rows"], found["damaged_rows"]) == (240, 3)
 
 
+def test_another_reward_is_audited_on_the_same_rows_and_counted_apart(files, capsys):
+    code, out = run([*BASE, "--against", "mine.py:raises", "--json", "out.json"], capsys)
+    assert code == 1
+    found = json.loads((files / "out.json").read_text())
+    assert (found["invalid"], found["against"]["invalid"]) == (0, 240)
+    assert "mine.py:lenient against mine.py:raises, on the same 240 responses" in out.out
+    code, out = run([*BASE, "--against", "mine.py:raises", "--json"], capsys)
+    assert json.loads(out.out)["counts"]["by_reason"] == {}  # those of the reward, not of the other
+
+
 def test_gates_decide_the_exit_code_alone(files, capsys):
     assert run([*BASE, "--fail-on", "auc<0.5"], capsys)[0] == 0
     code, out = run([*BASE, "--fail-on", "attack_fpr>0.5"], capsys)
@@ -196,6 +206,7 @@ def test_gates_decide_the_exit_code_alone(files, capsys):
         (["--fail-on", "x"], "--fail-on"),
         (["--data", "absent.jsonl"], "absent.jsonl"),
         (["--reward", "mine.py:lenent"], "lenent"),
+        (["--channel", "nope"], "found 'nope': choose one of them"),
         (["--reward", "mine.py:raises"], "raises"),
     ],
 )

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from payoff.pipeline import Signal, sees
+from payoff.rewards import RewardError
 from payoff.rows import from_rows
 from payoff.trajectories import fresh_ids, outcome
 
@@ -38,7 +39,7 @@ class Scorer:
     batch:   rows per call of a signal that sees one item; one that sees groups or batches is given all rows in one call
     calls, rows, seconds, invalid: what was asked so far, what it took, and how often and why there was no verdict
 
-    Raises ValueError, naming the channels there are, where `channel` is needed and not given or not among them.
+    Raises RewardError, naming the channels there are, where `channel` is needed and not given or not among them.
 
     >>> from payoff.grading import signal
     >>> def right(response, reference): return float(response == reference)
@@ -106,4 +107,4 @@ class Scorer:
         if self.members and set(self.members) <= set(names):
             return self.members
         found = "none was named" if self.channel is None else f"found {self.channel!r}"
-        raise ValueError(f"the reward has the channels {', '.join(sorted(names))}; {found}: choose one of them")
+        raise RewardError(f"the reward has the channels {', '.join(sorted(names))}; {found}: choose one of them")

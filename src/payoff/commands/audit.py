@@ -52,66 +52,70 @@ def audit(
 
     def work() -> Answer:
         from payoff.audit.checks import Case
-        from payoff.audit.page import write_page
         from payoff.audit.report import audit as audited
-        from payoff.audit.report import differences, gates, hit, key_of, told, write_json
+        from payoff.audit.report import gates, key_of
         from payoff.audit.scorer import Scorer
 
         conditions = gates(fail_on) if fail_on else []
         damaged: list[str] = []
-        rows = list(itertools.islice(rows_of(data, mapped, damaged.append), limit))
-        if not rows:
-            raise LookupError(f"{data}: no rows")
-        if gold is not None and all(row.get(gold) is None for row in rows):
-            raise LookupError(f"--gold {gold}: no row of {data} has such a field; the rows have {', '.join(sorted(rows[0]))}")
+        rows = _rows(data, mapped, gold, limit, damaged)
         judge = None if truth is None else Scorer(reward_named(truth, workers, deadline, cache))
+        settings = {"gold": gold, "truth": truth, "channel": channel, "seed": seed, "budget": budget}
         folder = out or Path("audits") / re.sub(r"[^\w.-]+", "-", reward).strip("-")
-        found = []
-        for number, name in enumerate([reward, *([against] if against else [])]):
+        chosen = [part.strip() for part in only.split(",") if part.strip()]
+        cases, found = [], []
+        for name, place in [(reward, "checks"), *([(against, "checks-against")] if against else [])]:
             score = Scorer(reward_named(name, workers, deadline, cache), channel)
-            case = Case(score, rows, gold=gold, truth=judge, seed=seed, budget=budget)
-            key = "" if fresh else key_of(name, _code_of(name), rows, gold, truth, channel, seed, budget)
-            place = folder / "checks" if number == 0 else folder / "checks-against"
+            cases.append(Case(score, rows, gold=gold, truth=judge, seed=seed, budget=budget))
+            key = "" if fresh else key_of(name, _code_of(name), _code_of(truth or ""), rows, settings)
             tell = lambda check, k, of, name=name: None if quiet or to_stdout else say(f"{name}: {check} ({k} of {of})")
-            chosen = [part.strip() for part in only.split(",") if part.strip()]
-            found.append(audited(case, reward=name, only=chosen, folder=place, key=key, progress=tell))
-        first = found[0]
-        settings = {
-            "reward": reward,
-            "data": data,
-            "gold": gold,
-            "truth": truth,
-            "channel": channel,
-            "seed": seed,
-            "budget": budget,
-        }
-        page = write_page(folder / "report.html", first, command=f"payoff {shlex.join(sys.argv[1:])}", settings=settings)
-        results = first.as_json()
-        text = told(first, shown=show)
-        if against:
-            results["against"] = found[1].as_json()
-            text += "\n" + differences(*found)
-        reasons = [reason for gate in conditions if (reason := hit(gate, first))]
-        results |= {"failed_on": reasons, "damaged_rows": len(damaged)}
-        text += "".join(f"gate: {reason}\n" for reason in reasons)
-        artifacts = [str(page), str(write_json(folder / "audit.json", results))]
-        if as_json is not None and not to_stdout:
-            artifacts.append(str(write_json(Path(as_json), results)))
-        code = int(bool(reasons)) if conditions else {"holds": 0, "fails": 1, "inconclusive": 3}[first.verdict]
-        counts = {"valid": first.asked - sum(case.score.invalid.values()), "by_reason": dict(case.score.invalid.most_common(20))}
-        warnings = [f"{len(damaged)} rows could not be read and were left out; the first: {damaged[0]}"] if damaged else []
-        return Answer(
-            warnings=warnings,
-            text=text,
-            results=results,
-            counts=counts,
-            artifacts=artifacts,
-            exit_code=code,
-            verdict=first.verdict,
-            report=str(page),
-        )
+            found.append(audited(cases[-1], reward=name, only=chosen, folder=folder / place, key=key, progress=tell))
+        copy = None if as_json is None or to_stdout else Path(as_json)
+        answer = _answer(found, conditions, folder, copy, {"reward": reward, "data": data, **settings}, len(damaged), show)
+        invalid = cases[0].score.invalid
+        answer.counts = {"valid": found[0].asked - sum(invalid.values()), "by_reason": dict(invalid.most_common(20))}
+        answer.warnings = [f"{len(damaged)} rows could not be read and were left out; the first: {damaged[0]}"] if damaged else []
+        return answer
 
     run_command("audit", work, to_stdout)
+
+
+def _rows(data: str, mapped: list[str] | None, gold: str | None, limit: int, damaged: list[str]) -> list[Any]:
+    """Up to `limit` rows; what is wrong with lines that cannot be read goes to `damaged`."""
+    rows = list(itertools.islice(rows_of(data, mapped, damaged.append), limit))
+    if not rows:
+        raise LookupError(f"{data}: no rows")
+    if gold is not None and all(row.get(gold) is None for row in rows):
+        raise LookupError(f"--gold {gold}: no row of {data} has such a field; the rows have {', '.join(sorted(rows[0]))}")
+    return rows
+
+
+def _answer(
+    found: list[Any],
+    conditions: list[tuple[str, str, float]],
+    folder: Path,
+    copy: Path | None,
+    settings: dict[str, Any],
+    damaged: int,
+    show: int,
+) -> Answer:
+    """The report and the results of one audit, or of two that are compared, and how the command ends."""
+    from payoff.audit.page import write_page
+    from payoff.audit.report import differences, hit, told, write_json
+
+    first = found[0]
+    reasons = [reason for gate in conditions if (reason := hit(gate, first))]
+    results = {**first.as_json(), "failed_on": reasons, "damaged_rows": damaged}
+    text = told(first, shown=show)
+    if len(found) > 1:
+        results["against"] = found[1].as_json()
+        text += "\n" + differences(*found)
+    text += "".join(f"gate: {reason}\n" for reason in reasons)
+    page = write_page(folder / "report.html", first, command=f"payoff {shlex.join(sys.argv[1:])}", settings=settings)
+    written = [write_json(path, results) for path in (folder / "audit.json", copy) if path is not None]
+    code = int(bool(reasons)) if conditions else {"holds": 0, "fails": 1, "inconclusive": 3}[first.verdict]
+    artifacts = [str(page), *(str(path) for path in written)]
+    return Answer(text=text, results=results, artifacts=artifacts, exit_code=code, verdict=first.verdict, report=str(page))
 
 
 def _code_of(name: str) -> Any:

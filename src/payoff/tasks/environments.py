@@ -7,6 +7,7 @@ any interactive task is played.
 from __future__ import annotations
 
 import base64
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -153,7 +154,7 @@ class World:
         """Small grey frames after so many of these actions; none where the environment cannot draw itself here.
 
         Drawing needs a screen or libraries that a machine that trains may lack, and every environment fails at it in its own way:
-        a run goes on without pictures.
+        a run goes on without pictures, and a warning says why.
         """
         if not self._draws or not isinstance(self.environment, str):
             return []
@@ -167,8 +168,9 @@ class World:
                     frames.append(_small(done, np.asarray(self._stage.render(), dtype=np.float64)))
                 if done < len(actions):
                     self._stage.step(_taken(self._stage.action_space, actions[done]))
-        except Exception:
+        except Exception as error:  # of any of a dozen drawing libraries
             self._draws = False
+            warnings.warn(f"environment {self.environment}: no frames, {type(error).__name__}: {error}", stacklevel=2)
             return []
         return frames
 
