@@ -28,11 +28,12 @@ from payoff.audit.residuals import ranks
 from payoff.audit.scorer import Scorer
 from payoff.catalogue import find
 from payoff.grading import signal
+from payoff.parts import Parts, Settings
 from payoff.pipeline import Term, weigh
 from payoff.policies.tabular import Tabular
 from payoff.rewards import as_signal
 from payoff.tasks.tree import Tree
-from payoff.train import Parts, Settings, train
+from payoff.train import train
 
 LEFT_OUT = {
     "shared error in an ensemble",

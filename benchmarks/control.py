@@ -20,11 +20,12 @@ import torch
 
 from payoff.build import build
 from payoff.config import Loaded, RunFile
+from payoff.parts import Progress
 from payoff.pipeline import chain, join
 from payoff.shaping.potentials import potential_shaping
 from payoff.signals.environment import environment_reward
 from payoff.signals.novelty import CountNovelty
-from payoff.train import Progress, update
+from payoff.update import update
 from payoff.yaml_marks import parse_yaml
 
 LANES, STEPS, EPOCHS, MINIBATCH = 8, 128, 4, 128

@@ -20,12 +20,13 @@ from payoff.advantages.flow_steps import flow_grpo
 from payoff.credit.returns import total
 from payoff.losses.aggregation import sequence_mean
 from payoff.losses.policy_gradient import ppo_clip
+from payoff.parts import Parts, Progress, Settings
 from payoff.pipeline import Term, join, weigh
 from payoff.policies.denoising import schedule
 from payoff.policies.flow import Flow
 from payoff.policies.flow_networks import PatchTransformer, VelocityMLP
 from payoff.tasks.digits import Digits, digits_ink
-from payoff.train import Parts, Progress, Settings, update
+from payoff.update import update
 
 
 class Timed(nn.Module):

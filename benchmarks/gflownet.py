@@ -29,11 +29,12 @@ Piece = Callable[[], int]  # does one rollout or one step, and says how many sta
 def payoff_pieces(args: argparse.Namespace) -> dict[str, Piece]:
     """A rollout and a training step of payoff."""
     from payoff.losses.gflownet import trajectory_balance, trajectory_mean
+    from payoff.parts import Parts, Progress, Settings
     from payoff.pipeline import Term, weigh
     from payoff.policies.gflownet import Gflownet
     from payoff.signals.construction import log_reward
     from payoff.tasks.hypergrid import Hypergrid
-    from payoff.train import Parts, Progress, Settings, update
+    from payoff.update import update
 
     task = Hypergrid(args.dimensions, args.side)
     policy = Gflownet(task, hidden=args.hidden)

@@ -79,7 +79,8 @@ def payoff_seconds(policy: str, prompts: Path, args: argparse.Namespace) -> tupl
     """Seconds of every training step of payoff, the mean length of its responses, and the share outside the model's passes."""
     from payoff.build import build
     from payoff.config import Loaded, RunFile
-    from payoff.train import Progress, update
+    from payoff.parts import Progress
+    from payoff.update import update
     from payoff.yaml_marks import parse_yaml
 
     text = f"""

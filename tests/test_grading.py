@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from payoff import grading
+from payoff.contents import inside, sees
 from payoff.examples import four_answers
 from payoff.grading import (
     GraderSignal,
@@ -23,7 +24,7 @@ from payoff.grading import (
     UnfitGraderError,
     signal,
 )
-from payoff.pipeline import Verdict, chain, checked_rewards, inside, join, sees
+from payoff.pipeline import Verdict, chain, checked_rewards, join
 from payoff.trajectories import StopReason, Trajectories, outcome, per_step
 
 

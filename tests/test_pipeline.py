@@ -7,21 +7,9 @@ import torch
 from torch import nn
 
 from payoff.catalogue import method
+from payoff.contents import inside, learners, needs, part_name, sees
 from payoff.examples import four_answers
-from payoff.pipeline import (
-    NonFiniteError,
-    chain,
-    everywhere,
-    inside,
-    join,
-    learners,
-    needs,
-    on,
-    part_name,
-    sees,
-    weigh,
-    weighted_sum,
-)
+from payoff.pipeline import NonFiniteError, chain, everywhere, join, on, weigh, weighted_sum
 from payoff.trajectories import Channel, Rewards, Trajectories, constant, place_outcome
 
 

@@ -15,9 +15,11 @@ from torch import nn
 
 from payoff.build import build
 from payoff.config import ConfigError, load_run
+from payoff.parts import Progress, TrainingError
 from payoff.pipeline import NonFiniteError, Term, everywhere
-from payoff.train import Progress, TrainingError, annotate, optimise, train
+from payoff.train import train
 from payoff.trajectories import Channel, constant
+from payoff.update import annotate, optimise
 
 RUN = """\
 title: tiny

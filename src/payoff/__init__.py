@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from payoff.catalogue import find, method
     from payoff.grading import load_callable, signal
+    from payoff.parts import Parts, Settings
     from payoff.pipeline import LossOutput, Start, Term, Verdict, chain, everywhere, join, on, weigh
     from payoff.rows import from_rows, read_rows, to_rows, write_rows
     from payoff.scoring import resolve_reward, score_rows, validate
-    from payoff.train import Parts, Settings
     from payoff.trajectories import Channel, Pairs, Rewards, StopReason, Trajectories, concatenate
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ _HOMES = {
     "pipeline": ("LossOutput", "Start", "Term", "Verdict", "chain", "everywhere", "join", "on", "weigh"),
     "rows": ("from_rows", "read_rows", "to_rows", "write_rows"),
     "scoring": ("resolve_reward", "score_rows", "validate"),
-    "train": ("Parts", "Settings"),
+    "parts": ("Parts", "Settings"),
     "trajectories": ("Channel", "Pairs", "Rewards", "StopReason", "Trajectories", "concatenate"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -16,8 +16,8 @@ from payoff._extras import MissingExtraError
 from payoff.catalogue import find, index
 from payoff.config import ConfigError, Loaded, OnPart, Part, RunFile, TermFile, did_you_mean
 from payoff.grading import load_callable, signal
-from payoff.pipeline import Signal, Term, everywhere, join, on, weigh
-from payoff.train import Parts, Settings, check_needs, check_settings
+from payoff.parts import Parts, Settings, check_needs, check_settings
+from payoff.pipeline import Signal, Term, everywhere, join, on, pair, weigh
 from payoff.yaml_marks import Path_
 
 TRANSFORMS = ("credit", "advantage", "shaping")
@@ -59,6 +59,11 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
     policy = make(("policy",), run.policy, ("policy",), task=task)
     reference = None if policy is None else _frozen(policy)
     parts_of = functools.partial(_parts, make, policy=policy)
+    asked = {
+        key: make((key,), part, (key,), policy=policy, task=task)
+        for key in ("curriculum", "sampler", "replay")
+        if (part := getattr(run, key)) is not None
+    }
     signals = {
         channel: _lifted(make(("reward", channel), part, REWARDS, policy=policy), part, channel, run)
         for channel, part in run.reward.items()
@@ -76,7 +81,7 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
     if faults:
         raise ConfigError(list(dict.fromkeys(faults)))
     made = {channel: part for channel, part in signals.items() if part is not None}  # all: what is not made is a fault above
-    parts = Parts(policy, task, join(made), terms, shapings, selections, reference)
+    parts = Parts(policy, task, join(made), terms, shapings, selections, reference, **asked)
     options = {name: getattr(run.train, name) for name in Settings.__dataclass_fields__ if name in type(run.train).model_fields}
     settings = Settings(
         **{**options, "seed": seed},
@@ -102,20 +107,22 @@ def resolve(part: Part, kinds: Sequence[str], given: Mapping[str, Any] | None = 
     makes = inspect.isclass(target) or getattr(getattr(target, "__method__", None), "kind", "") in ("task", "policy")
     bound = check_options(target, options, all_parameters=makes)
     for name, value in (given or {}).items():
-        if name in inspect.signature(target).parameters and name not in bound and value is not None:
+        if name in option_parameters(target, all_parameters=makes) and name not in bound and value is not None:
             bound[name] = copy.deepcopy(value)
     if makes:
         return target(**bound)
     return functools.partial(target, **bound) if bound else target
 
 
+def option_parameters(target: Callable[..., Any], *, all_parameters: bool) -> dict[str, inspect.Parameter]:
+    """What may be set by name: everything of what is made once, the keyword-only parameters of a plain function."""
+    kinds = {inspect.Parameter.KEYWORD_ONLY} | ({inspect.Parameter.POSITIONAL_OR_KEYWORD} if all_parameters else set())
+    return {name: p for name, p in inspect.signature(target).parameters.items() if p.kind in kinds}
+
+
 def check_options(target: Callable[..., Any], options: Mapping[str, Any], *, all_parameters: bool) -> dict[str, Any]:
     """The options converted to the types the parameters declare; only keyword-only parameters of a plain function are options."""
-    parameters = {
-        name: p
-        for name, p in inspect.signature(target).parameters.items()
-        if p.kind is p.KEYWORD_ONLY or (all_parameters and p.kind is p.POSITIONAL_OR_KEYWORD)
-    }
+    parameters = option_parameters(target, all_parameters=all_parameters)
     label = getattr(getattr(target, "__method__", None), "name", target.__name__)
     for name in options:
         if name not in parameters:
@@ -188,8 +195,8 @@ def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, f
     loss = make((*path, "loss"), term.loss, ("loss",))
     aggregation = make((*path, "aggregation"), term.aggregation, ("aggregation",))
     if not term.paths:
-        if term.mix or term.then:
-            faults.append(loaded.fault((*path, "mix"), "a term without paths mixes nothing"))
+        if term.mix or term.then or term.pairs:
+            faults.append(loaded.fault((*path, "mix"), "a term without paths mixes and compares nothing"))
         return Term(everywhere, loss, aggregation, term.weight)
     if not run.shaping:
         for channel in term.paths:
@@ -199,12 +206,15 @@ def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, f
                 faults.append(loaded.fault((*path, "paths", channel, ""), f"no reward channel {channel!r}{hint}"))
     paths = {name: parts_of((*path, "paths", name), parts, TRANSFORMS) for name, parts in term.paths.items()}
     then = parts_of((*path, "then"), term.then, TRANSFORMS)
-    if term.mix is not None and set(term.mix) != set(term.paths):
+    mix = make((*path, "mix"), term.mix, ("mixing",)) if isinstance(term.mix, Part) else term.mix
+    pairing = None if term.pairs is None else make((*path, "pairs"), term.pairs, ("pairing",))
+    if isinstance(term.mix, dict) and set(term.mix) != set(term.paths):
         odd = sorted(set(term.mix) ^ set(term.paths))
         faults.append(loaded.fault((*path, "mix"), f"mix and paths must name the same channels; {odd} are only in one of them"))
     if faults:
         return Term(everywhere, loss, aggregation, term.weight)
-    return Term(weigh(paths, mix=term.mix, then=then, missing=term.missing), loss, aggregation, term.weight)
+    target = weigh(paths, mix=mix, then=then, missing=term.missing)
+    return Term(target if pairing is None else pair(target, pairing), loss, aggregation, term.weight)
 
 
 def _frozen(policy: Any) -> Any:

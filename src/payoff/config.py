@@ -68,14 +68,23 @@ def _shaping(value: Any) -> Any:
 ShapingLike = Annotated[Any, BeforeValidator(_shaping)]
 
 
+def _mix(value: Any) -> Any:
+    named = isinstance(value, str) or (isinstance(value, Mapping) and isinstance(value.get("name"), str))
+    return Part.model_validate(_part(value)) if named else value
+
+
+MixLike = Annotated[dict[str, float] | Part, BeforeValidator(_mix)]
+
+
 class TermFile(Strict):
     """One summand of the objective: reward channels down their paths, mixed, then a loss and how its numbers are weighed."""
 
     paths: dict[str, list[PartLike]] = Field(
         {}, description="channel -> credit and advantage transforms, in order; empty: a regulariser"
     )
-    mix: dict[str, float] | None = Field(None, description="channel -> weight in the sum (default 1 each)")
+    mix: MixLike | None = Field(None, description="channel -> weight in the sum (default 1 each), or the name of a mixing")
     then: list[PartLike] = Field([], description="transforms of the mixed channel")
+    pairs: PartLike | None = Field(None, description="a pairing: for losses over preferences between rollouts")
     missing: Literal["drop", "skip"] = "drop"
     loss: PartLike
     aggregation: PartLike = Part(name="token-mean")
@@ -88,6 +97,7 @@ class TrainFile(Strict):
     updates: int = Field(100, ge=1, le=10_000_000)
     starts: int = Field(4, ge=1, description="starts (prompts) per update")
     rollouts: int = Field(4, ge=1, description="rollouts of each start: the group size")
+    rounds: int = Field(1, ge=1, description="rounds of rollouts at most, while selections leave fewer groups than `starts`")
     epochs: int = Field(1, ge=1)
     minibatches: int = Field(1, ge=1, description="optimiser steps in one pass over a batch")
     microbatch: int = Field(0, ge=0, description="rollouts in one forward and backward pass; 0: all of a minibatch")
@@ -133,6 +143,9 @@ class ArmFile(Strict):
     reward: dict[str, PartLike] | None = None
     shaping: list[ShapingLike] | None = None
     selection: list[PartLike] | None = None
+    curriculum: PartLike | None = None
+    sampler: PartLike | None = None
+    replay: PartLike | None = None
     terms: dict[str, TermFile] | None = None
 
 
@@ -144,9 +157,12 @@ class RunFile(Strict):
     policy: PartLike
     reward: dict[str, PartLike] = Field({}, description="channel -> signal or grader")
     shaping: list[ShapingLike] = Field([], description="applied in order; {on: channel, do: [...]} for transforms of one channel")
-    selection: list[PartLike] = []
+    selection: list[PartLike] = Field([], description="which rollouts are trained on, before any statistic of the terms")
+    curriculum: PartLike | None = Field(None, description="which starts come next; without one the task chooses")
+    sampler: PartLike | None = Field(None, description="how rollouts of a start are made; without one the policy rolls out freely")
+    replay: PartLike | None = Field(None, description="earlier rollouts trained on again")
     terms: dict[str, TermFile] = {}
-    arms: dict[str, ArmFile] = Field({}, description="reward designs to compare; each replaces reward, shaping, selection or terms")
+    arms: dict[str, ArmFile] = Field({}, description="reward designs to compare; each replaces what it names of the run")
     train: TrainFile = TrainFile()
     evaluate: EvaluateFile = EvaluateFile()
     scoring: ScoringFile = ScoringFile()

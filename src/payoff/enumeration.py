@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from payoff.pipeline import Evaluation, Signal, checked_rewards, needs, part_name, sees
+from payoff.contents import needs, part_name, sees
+from payoff.pipeline import Evaluation, Signal, checked_rewards
 from payoff.trajectories import Channel, Rewards, Trajectories, concatenate
 
 _LARGEST = 2_000_000  # rows enumerated together

@@ -14,8 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from payoff.contents import needs, part_name
 from payoff.enumeration import GIVEN, Batches, Enumerated, alone, batches, every_sequence, paid, pay_rows, scored
-from payoff.pipeline import Evaluation, Signal, Term, needs, part_name
+from payoff.pipeline import Evaluation, Signal, Term
 from payoff.trajectories import Channel, Pairs, Rewards, Trajectories, outcome
 
 _CHECKED = 5  # batches that are also computed alone, to see that enumerating them together changed nothing

@@ -18,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from payoff.catalogue import find, index
+from payoff.contents import needs
 from payoff.credit.returns import lambda_return, return_to_go, total
 from payoff.exact import exact_gradient, expected_gradient, gradient_covariance
 from payoff.losses.aggregation import constant_length, sequence_mean, sequence_sum, token_mean
 from payoff.losses.policy_gradient import policy_gradient
-from payoff.pipeline import Aggregation, Loss, Term, Transform, needs, weigh
+from payoff.pipeline import Aggregation, Loss, Term, Transform, weigh
 from payoff.policies.tabular import Tabular
 from payoff.trajectories import Channel, Trajectories
 

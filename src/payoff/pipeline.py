@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from payoff.contents import outermost_modules, part_name
 from payoff.trajectories import Channel, Pairs, Rewards, StopReason, Trajectories, constant, outcome
 
 log = logging.getLogger("payoff")
@@ -120,6 +121,11 @@ Selection = Callable[[Rewards, Trajectories], Tensor]  # rows to train on (repea
 Target = Callable[[Rewards, Trajectories], "Channel | Pairs"]  # what one loss is given
 Loss = Callable[[Evaluation, Trajectories, "Channel | Pairs"], LossOutput]
 Aggregation = Callable[["Channel | Pairs", Trajectories], Tensor]  # weights of the loss terms, over the WHOLE batch
+Mixing = Callable[[Rewards, Trajectories], Channel]  # several channels to one, where plain weights will not do
+Pairing = Callable[[Channel, Trajectories], Pairs]  # which rows of a batch are compared, and which is the better
+Curriculum = Callable[[Task, int, torch.Generator], Sequence[Start]]  # n starts of a task: which come next
+Sampler = Callable[[Policy, Sequence[Start], int, torch.Generator], Trajectories]  # n rollouts of each start, in one group a start
+Replay = Callable[[Trajectories, Rewards, torch.Generator], tuple[Trajectories, Rewards]]  # fresh rows in, those to train on out
 
 
 class Term(NamedTuple):
@@ -145,7 +151,7 @@ class _Composed(nn.Module):
     def __init__(self, parts: Any) -> None:
         super().__init__()
         self.parts = parts
-        self._inside = nn.ModuleList(unique for unique in _modules(parts))
+        self._inside = nn.ModuleList(unique for unique in outermost_modules(parts))
 
 
 class _Chain(_Composed):
@@ -199,6 +205,21 @@ class _Weigh(_Composed):
         return weighted_sum(ends, self.mix or dict.fromkeys(ends, 1.0), missing=self.missing)
 
 
+class _Pair(_Composed):
+    def forward(self, rewards: Rewards, traj: Trajectories) -> Pairs:
+        target, pairing = self.parts
+        name = part_name(pairing)
+        pairs = pairing(checked(f"target before {name}", target(rewards, traj), traj), traj)
+        if not isinstance(pairs, Pairs):
+            raise TypeError(f"{name}: must give Pairs, gave {type(pairs).__name__}")
+        if len(pairs.index) and not 0 <= int(pairs.index.min()) <= int(pairs.index.max()) < len(traj):
+            raise ValueError(f"{name}: pairs must name rows 0 to {len(traj) - 1}, gave {pairs.index.tolist()[:4]} ...")
+        return pairs
+
+    def own_reward(self, rewards: Rewards, traj: Trajectories) -> Channel:
+        return self.parts[0].own_reward(rewards, traj)
+
+
 class _On(_Composed):
     def __init__(self, names: Sequence[str], transforms: Sequence[Transform]) -> None:
         super().__init__(list(transforms))
@@ -229,7 +250,7 @@ def on(names: str | Sequence[str], *transforms: Transform) -> Shaping:
 def weigh(
     paths: Mapping[str, Sequence[Transform]],
     *,
-    mix: Mapping[str, float] | Callable[[Rewards, Trajectories], Channel] | None = None,
+    mix: Mapping[str, float] | Mixing | None = None,
     then: Sequence[Transform] = (),
     missing: Literal["drop", "skip"] = "drop",
 ) -> Target:
@@ -250,6 +271,11 @@ def weigh(
     return _Weigh({name: list(path) for name, path in paths.items()}, mix, list(then), missing)
 
 
+def pair(target: Target, pairing: Pairing) -> Target:
+    """What a loss over preferences is given: the rows that `pairing` compares by the channel of `target` (a `weigh`)."""
+    return _Pair([target, pairing])
+
+
 def everywhere(rewards: Rewards, traj: Trajectories) -> Channel:
     """The target of a regulariser: 1 at every action, whatever the verdicts."""
     one = torch.ones(len(traj), 1, device=traj.device)
@@ -264,6 +290,32 @@ def weighted_sum(
     value = functools.reduce(torch.add, (w * torch.where(c.valid, c.value, 0) for c, w in parts))
     valid = functools.reduce(torch.logical_and if missing == "drop" else torch.logical_or, (c.valid for c, _ in parts))
     return Channel(torch.where(valid, value, 0), valid, merge_reasons([c for c, _ in parts]))
+
+
+def concatenate_rewards(parts: Sequence[Rewards], trajectories: Sequence[Trajectories]) -> Rewards:
+    """The rewards of all parts' rows, as `concatenate` joins the rows themselves; ValueError where channels differ.
+
+    >>> from payoff.examples import four_answers
+    >>> both = concatenate_rewards([{"correct": constant(torch.ones(4), torch.ones(4) > 0)}] * 2, [four_answers(), four_answers()])
+    >>> both["correct"].value.shape
+    torch.Size([8, 1])
+    """
+    if any(set(part) != set(parts[0]) for part in parts):
+        odd = sorted(set().union(*parts) - set(parts[0]).intersection(*parts))
+        raise ValueError(f"concatenate_rewards: the channels {odd} are in some parts and missing in others")
+    width = max(traj.width for traj in trajectories)
+
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        if all(tensor.shape[1] == 1 for tensor in tensors):
+            return torch.cat(list(tensors))
+        wide = [x.expand(-1, width) if x.shape[1] == 1 else nn.functional.pad(x, (0, width - x.shape[1])) for x in tensors]
+        return torch.cat(wide)
+
+    channels = {name: [part[name] for part in parts] for name in parts[0]}
+    return {
+        name: Channel(joined([c.value for c in given]), joined([c.valid for c in given]), merge_reasons(given))
+        for name, given in channels.items()
+    }
 
 
 def merge_reasons(channels: Sequence[Channel]) -> dict[int, str]:
@@ -314,85 +366,3 @@ def _pays(transform: Transform) -> bool:
     """Whether what a transform gives is still a reward: shapings do, and credits that say so."""
     record = getattr(transform.func if isinstance(transform, functools.partial) else transform, "__method__", None)
     return record is not None and (record.pays or record.kind == "shaping")
-
-
-def part_name(part: Any) -> str:
-    """What an error or a report calls a part: its registered name, or the function's."""
-    record = getattr(part, "__method__", None)
-    if record is not None:
-        return record.name
-    if isinstance(part, functools.partial):
-        return part_name(part.func)
-    return getattr(part, "__name__", type(part).__name__)
-
-
-def inside(part: Any) -> Iterator[Any]:
-    """A part and everything it is made of: functions, modules, partials' arguments, the elements of lists and dicts, each once."""
-    seen: set[int] = set()
-
-    def walk(x: Any) -> Iterator[Any]:
-        if id(x) in seen or isinstance(x, str | bytes | Tensor | int | float | None):
-            return
-        seen.add(id(x))
-        if isinstance(x, Mapping):
-            children: Sequence[Any] = list(x.values())
-        elif isinstance(x, list | tuple | set | frozenset):
-            children = list(x)
-        else:
-            yield x
-            if isinstance(x, functools.partial):
-                children = [x.func, *x.args, *x.keywords.values()]
-            elif isinstance(x, nn.Module):
-                children = [getattr(x, "parts", None), getattr(x, "paths", None), *x.children()]
-            else:
-                children = [getattr(x, "__self__", None), getattr(x, "__wrapped__", None)]
-        for child in children:
-            yield from walk(child)
-
-    yield from walk(part)
-
-
-def needs(part: Any) -> frozenset[str]:
-    """What a part and everything inside it reads: "ref" and "old" log-probabilities, "values", "entropy", "mean" ...
-
-    Checked against what the policies offer before the first rollout.
-    """
-    records = (getattr(x, "__method__", None) for x in inside(part))
-    declared = (getattr(x, "needs", None) for x in inside(part))
-    return frozenset().union(*(record.needs for record in records if record), *(d for d in declared if isinstance(d, frozenset)))
-
-
-def sees(part: Any) -> Literal["item", "group", "batch"]:
-    """How much a part must see at once to be right: the widest of everything inside it."""
-    order = ("item", "group", "batch")
-    widest = 0
-    for x in inside(part):
-        record = getattr(x, "__method__", None)
-        for said in (record and record.sees, getattr(x, "sees", None)):
-            if said in order:
-                widest = max(widest, order.index(said))
-    return order[widest]  # type: ignore[return-value]
-
-
-@runtime_checkable
-class Learner(Protocol):
-    """A `torch.nn.Module` that learns from the batches that are trained on."""
-
-    training: bool
-
-    def learn(self, traj: Trajectories, rewards: Rewards) -> Mapping[str, float | None]:
-        """Learn from these rows and their rewards; the metrics are logged."""
-
-
-def learners(part: Any) -> list[Learner]:
-    """Every module inside that learns (has `learn(traj, rewards) -> metrics`), through partials, in a fixed order."""
-    return [cast(Learner, x) for x in inside(part) if isinstance(x, nn.Module) and callable(getattr(x, "learn", None))]
-
-
-def _modules(parts: Any) -> Iterator[nn.Module]:
-    """The outermost modules inside the parts: what must be registered as a submodule."""
-    below: set[int] = set()
-    for x in inside(parts):
-        if isinstance(x, nn.Module) and id(x) not in below:
-            below.update(id(m) for m in x.modules())
-            yield x

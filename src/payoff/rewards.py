@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from payoff.catalogue import find, index, nearest
+from payoff.contents import part_name
 from payoff.grading import GraderSignal, load_callable, signal
-from payoff.pipeline import Signal, part_name
+from payoff.pipeline import Signal
 
 KINDS = ("grader", "signal")
 

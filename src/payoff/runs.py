@@ -78,8 +78,9 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
     """
     from payoff.audit.alarms import Alarms
     from payoff.build import build
+    from payoff.parts import TrainingError
     from payoff.pipeline import NonFiniteError
-    from payoff.train import TrainingError, train
+    from payoff.train import train
 
     loaded = Loaded(RunFile.model_validate(data), {}, source, [])
     folder, result = request.folder, request.folder / "result.json"

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from payoff.contents import needs, part_name, sees
 from payoff.grading import GraderError, MissingFieldError
-from payoff.pipeline import Signal, checked_rewards, needs, part_name, sees
+from payoff.pipeline import Signal, checked_rewards
 from payoff.probes import PROBES, Case, probes_of, same_answer
 from payoff.rewards import RewardError, as_signal, one_line, resolve_reward
 from payoff.rows import RECORDED, Row, RowError, from_rows, group_key

@@ -94,7 +94,7 @@ _USERS = {  # exceptions that are somebody's input and not our failure, by the m
     "payoff.pipeline": ("NonFiniteError",),
     "payoff.row_files": ("RowError",),
     "payoff.scoring": ("RewardError",),
-    "payoff.train": ("TrainingError",),
+    "payoff.parts": ("TrainingError",),
     "payoff.yaml_marks": ("YamlError",),
 }
 

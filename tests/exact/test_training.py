@@ -10,11 +10,12 @@ from payoff.credit.returns import return_to_go, total
 from payoff.grading import signal
 from payoff.losses.aggregation import sequence_sum
 from payoff.losses.policy_gradient import policy_gradient, ppo_clip
+from payoff.parts import Parts, Settings
 from payoff.pipeline import Term, join, weigh
 from payoff.policies.tabular import Tabular, kl_divergence
 from payoff.signals.likelihood import kl_penalty
 from payoff.tasks.tree import Tree, tree_leaf, tree_proxy
-from payoff.train import Parts, Settings, train
+from payoff.train import train
 from payoff.trajectories import outcome
 
 

@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 
+from payoff.contents import sees
 from payoff.foreign import files_of, foreign_reward
 from payoff.foreign.options import accepted, split_options
-from payoff.pipeline import sees
 from payoff.rows import from_rows
 from payoff.trajectories import outcome
 

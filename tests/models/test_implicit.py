@@ -12,8 +12,9 @@ from torch import nn
 from payoff.advantages.prime import unit_return
 from payoff.build import build
 from payoff.config import load_run
+from payoff.contents import learners
 from payoff.models.implicit import ImplicitReward
-from payoff.pipeline import Evaluation, join, learners
+from payoff.pipeline import Evaluation, join
 from payoff.policies.embedded import transformer
 from payoff.tasks.chain import Chain
 from payoff.train import train

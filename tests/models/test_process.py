@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from payoff.contents import learners
 from payoff.models.process import ProcessRewardModel
-from payoff.pipeline import join, learners
+from payoff.pipeline import join
 from payoff.policies.embedded import transformer
 from payoff.tasks.chain import Chain, chain_solution, read_solution
 from payoff.trajectories import outcome

@@ -5,10 +5,11 @@ import torch
 
 from payoff.build import build
 from payoff.config import load_run
+from payoff.parts import Settings
 from payoff.pipeline import Start
 from payoff.policies.flow_models import flow
 from payoff.policies.flow_networks import PatchTransformer, VelocityMLP, fit_velocity
-from payoff.train import Settings, evaluate, train
+from payoff.train import evaluate, train
 
 TINY = {"width": 8, "layers": 1, "pretrain_steps": 3, "steps": 4}
 

@@ -11,12 +11,13 @@ from payoff.advantages.group import leave_one_out
 from payoff.credit.returns import return_to_go, total
 from payoff.losses.aggregation import sequence_sum
 from payoff.losses.policy_gradient import policy_gradient
+from payoff.parts import Parts, Settings
 from payoff.pipeline import Term, join, weigh
 from payoff.policies.denoising import schedule, signal_and_noise
 from payoff.policies.flow import Flow
 from payoff.signals.likelihood import kl_penalty
 from payoff.tasks.mixture import Mixture, mixture_quadratic
-from payoff.train import Parts, Settings, train
+from payoff.train import train
 
 
 class Affine(nn.Module):

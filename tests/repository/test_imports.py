@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "payoff"
 FOUNDATION = {
-    *("payoff.trajectories", "payoff.sets", "payoff.pipeline", "payoff.catalogue"),
+    *("payoff.trajectories", "payoff.sets", "payoff.contents", "payoff.pipeline", "payoff.catalogue"),
     *("payoff._extras", "payoff.examples", "payoff.files"),
 }
 ROOMS = {"signals", "models", "shaping", "credit", "advantages", "losses", "sampling", "search", "design"}
@@ -50,7 +50,8 @@ def room_of(module: str) -> str:
 def test_the_foundation_imports_only_what_lies_below_it():
     assert imports_of(PACKAGE / "trajectories.py") == set()
     assert imports_of(PACKAGE / "sets.py") <= {"payoff.trajectories"}
-    assert imports_of(PACKAGE / "pipeline.py") <= {"payoff.trajectories", "payoff.sets"}
+    assert imports_of(PACKAGE / "contents.py") <= {"payoff.trajectories"}
+    assert imports_of(PACKAGE / "pipeline.py") <= {"payoff.trajectories", "payoff.sets", "payoff.contents"}
     assert imports_of(PACKAGE / "catalogue.py") == set()
 
 
@@ -72,7 +73,9 @@ def test_policies_and_tasks_import_the_foundation_and_their_own_room(path):
 
 
 def test_the_loop_knows_no_method_policy_or_task():
-    assert {room_of(m) for m in imports_of(PACKAGE / "train.py")} <= {"checkpoints", "measures", "pipeline", "sets", "trajectories"}
+    below = {"checkpoints", "contents", "measures", "parts", "pipeline", "sets", "trajectories", "update"}
+    for file in ("train.py", "update.py", "parts.py"):
+        assert {room_of(m) for m in imports_of(PACKAGE / file)} <= below
 
 
 def test_nothing_in_a_method_asks_what_kind_of_policy_it_serves():

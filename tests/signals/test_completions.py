@@ -5,8 +5,9 @@ import functools
 import pytest
 import torch
 
+from payoff.contents import needs
 from payoff.credit.returns import immediate, return_to_go
-from payoff.pipeline import Start, needs
+from payoff.pipeline import Start
 from payoff.policies.denoising import schedule
 from payoff.policies.flow import Flow
 from payoff.policies.flow_networks import VelocityMLP

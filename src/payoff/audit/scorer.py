@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from payoff.pipeline import Signal, sees
+from payoff.contents import sees
+from payoff.pipeline import Signal
 from payoff.rewards import RewardError
 from payoff.rows import from_rows
 from payoff.trajectories import fresh_ids, outcome

@@ -12,7 +12,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from payoff.pipeline import Signal, learners
+from payoff.contents import learners
+from payoff.pipeline import Signal
 from payoff.policies.spaces import ObservationVector
 from payoff.trajectories import Rewards, StopReason, Trajectories, concatenate, fresh_ids, outcome
 

@@ -16,9 +16,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from payoff.advantages.baselines import subtract_values
+from payoff.contents import part_name, sees
 from payoff.credit.returns import lambda_return
 from payoff.integrations.gymnasium import OnlineReward, Pay, Payment
-from payoff.pipeline import Signal, Transform, checked, part_name, sees
+from payoff.pipeline import Signal, Transform, checked
 from payoff.trajectories import Channel, StopReason, Trajectories, fresh_ids
 
 
