@@ -1,5 +1,6 @@
 """What an update asks besides rewards and terms: which starts, how and how often rolled out, what is replayed or paired."""
 
+import copy
 import textwrap
 
 import pytest
@@ -209,6 +210,18 @@ def test_a_mixing_is_a_part_that_learns_and_is_resumed(made, tmp_path):
     again, settings = made(terms=terms)
     train(again, settings, checkpoint=tmp_path / "c.pt")
     assert float(again.terms["policy"].target.mix.weight) == 16
+
+
+def test_what_a_loss_reads_of_the_policy_that_acted_is_kept_when_the_batch_is_made(made):
+    terms = "terms:\n  policy: {paths: {leaf: [total, mean-baseline]}, loss: rover}\n"
+    parts, settings = made(terms=terms)
+    settings = type(settings)(**{**settings.__dict__, "epochs": 2})
+    progress = Progress(optimiser=torch.optim.SGD(parts.policy.parameters(), lr=1.0))
+    with torch.no_grad():
+        acted = copy.deepcopy(parts.policy)
+    batch, metrics = update(parts, settings, progress)
+    assert torch.equal(batch.traj.extras["mean_logp"], acted.evaluate(batch.traj, frozenset({"mean_logp"})).more["mean_logp"])
+    assert metrics["policy/bootstrap"] > 0  # in the second pass the policy is no longer the one that acted
 
 
 def test_print_config_runs_again_as_it_is(made, tmp_path):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from payoff.trajectories import Rewards, Trajectories
+
+RECORDED = "old:"  # before the name of what is needed as it was when the batch was made
 
 
 def part_name(part: Any) -> str:
@@ -50,11 +52,22 @@ def inside(part: Any) -> Iterator[Any]:
 def needs(part: Any) -> frozenset[str]:
     """What a part and everything inside it reads: "ref" and "old" log-probabilities, "values", "entropy", "mean" ...
 
-    Checked against what the policies offer before the first rollout.
+    A loss that reads something both as it is and as it was when the batch was made needs it twice: "mean_logp", "old:mean_logp"
+    (the second is in `traj.extras["mean_logp"]`). Checked against what the policies offer before the first rollout.
     """
     records = (getattr(x, "__method__", None) for x in inside(part))
     declared = (getattr(x, "needs", None) for x in inside(part))
     return frozenset().union(*(record.needs for record in records if record), *(d for d in declared if isinstance(d, frozenset)))
+
+
+def read_now(names: Iterable[str]) -> frozenset[str]:
+    """Of what is needed, what is read of the policy as it is when the part runs."""
+    return frozenset(name for name in names if not name.startswith(RECORDED))
+
+
+def recorded(names: Iterable[str]) -> frozenset[str]:
+    """Of what is needed, what must be kept of the policy that acted, without its mark."""
+    return frozenset(name.removeprefix(RECORDED) for name in names if name.startswith(RECORDED))
 
 
 def sees(part: Any) -> Literal["item", "group", "batch"]:

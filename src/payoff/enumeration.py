@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from payoff.contents import needs, part_name, sees
+from payoff.contents import needs, part_name, read_now, recorded, sees
 from payoff.pipeline import Evaluation, Signal, checked_rewards
 from payoff.trajectories import Channel, Rewards, Trajectories, concatenate
 
@@ -168,16 +168,17 @@ def _annotated(
 ) -> Trajectories:
     """All sequences of the starts, with what the parts read."""
     leaves = every_sequence(policy, starts)
-    wanted = needs(list(parts))
+    named = needs(list(parts))
+    kept, wanted = recorded(named), read_now(named)
     offered = policy.offers | {"old"} | ({"ref"} if reference is not None else set())
-    if wanted - offered:
-        raise ValueError(f"batches: a part needs {sorted(wanted - offered)}, and there is {sorted(offered)}")
+    if lacking := (wanted | kept) - offered:
+        raise ValueError(f"batches: a part needs {sorted(lacking)}, and there is {sorted(offered)}")
     with torch.no_grad():
         logp = {"old": actor.evaluate(leaves).logp}
         if reference is not None:
             logp["ref"] = reference.evaluate(leaves).logp
-        more = policy.evaluate(leaves, wanted - GIVEN).more
-    return leaves.replace(logp=logp, extras=dict(more))
+        more = {**policy.evaluate(leaves, wanted - GIVEN).more, **actor.evaluate(leaves, kept).more}
+    return leaves.replace(logp=logp, extras=more)
 
 
 def _groups(group_size: int | Sequence[int], starts: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from payoff.contents import needs, part_name
+from payoff.contents import needs, part_name, read_now
 from payoff.enumeration import GIVEN, Batches, Enumerated, alone, batches, every_sequence, paid, pay_rows, scored
 from payoff.pipeline import Evaluation, Signal, Term
 from payoff.trajectories import Channel, Pairs, Rewards, Trajectories, outcome
@@ -203,7 +203,7 @@ def _slopes(
     A row is in one batch, so one backward pass gives the derivatives of all batches' losses.
     """
     signal = paid(signal) if isinstance(signal, Mapping) else signal
-    evaluation = policy.evaluate(every_sequence(policy, starts), needs([term.loss for term in terms]) - GIVEN)
+    evaluation = policy.evaluate(every_sequence(policy, starts), read_now(needs([term.loss for term in terms])) - GIVEN)
     names = sorted(evaluation.more)
     said = [evaluation.logp, *(evaluation.more[name] for name in names)]
 

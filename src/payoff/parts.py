@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from payoff.contents import Learner, learners, needs, sees
+from payoff.contents import Learner, learners, needs, read_now, recorded, sees
 from payoff.measures import Metrics
 from payoff.pipeline import Curriculum, Policy, Replay, Sampler, Selection, Shaping, Signal, Task, Term
 
@@ -74,13 +74,17 @@ class Parts:
 
     @cached_property
     def read_before(self) -> frozenset[str]:
-        """What is read before any loss."""
-        return needs([*self.before_terms, *(term.target for term in self.terms.values())])
+        """What is read before any loss, and what losses want kept of the policy that acted."""
+        return needs([*self.before_terms, *(term.target for term in self.terms.values())]) | recorded(needs(self._losses))
 
     @cached_property
     def read_by_losses(self) -> frozenset[str]:
-        """What the losses read."""
-        return needs([term.loss for term in self.terms.values()])
+        """What the losses read of the policy as it is when they are computed."""
+        return read_now(needs(self._losses))
+
+    @property
+    def _losses(self) -> Sequence[Any]:
+        return [term.loss for term in self.terms.values()]
 
     @cached_property
     def learners(self) -> Sequence[Learner]:
@@ -106,7 +110,8 @@ def check_needs(parts: Parts) -> None:
     named: dict[str, list[Any]] = {f"term {name!r}": [t.target, t.loss, t.aggregation] for name, t in parts.terms.items()}
     named |= {"reward": [parts.signal], "shaping": list(parts.shapings), "selection": list(parts.selections)}
     named |= {"curriculum": [parts.curriculum], "sampler": [parts.sampler], "replay": [parts.replay]}
-    faults = [f"{place} needs {sorted(lacking)}" for place, some in named.items() if (lacking := needs(some) - offered)]
+    wanted = {place: read_now(names) | recorded(names) for place, names in ((p, needs(some)) for p, some in named.items())}
+    faults = [f"{place} needs {sorted(lacking)}" for place, names in wanted.items() if (lacking := names - offered)]
     if faults:
         hint = '; add critic: true to the policy for "values"' if any("values" in fault for fault in faults) else ""
         raise ValueError(f"{'; '.join(faults)}, and this policy offers {sorted(offered)}{hint}")

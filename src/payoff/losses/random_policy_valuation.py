@@ -9,7 +9,7 @@ from payoff.pipeline import Evaluation, LossOutput
 from payoff.trajectories import Channel, Trajectories, log_ratio
 
 
-@method("rover", kind="loss", paper="arXiv:2509.24981", needs=("old", "mean_logp"))
+@method("rover", kind="loss", paper="arXiv:2509.24981", needs=("old", "mean_logp", "old:mean_logp"))
 def random_policy_valuation(evaluation: Evaluation, traj: Trajectories, target: Channel) -> LossOutput:
     """Squared error of Q = log pi - log old against reward plus what a uniform policy would find next (ROVER).
 

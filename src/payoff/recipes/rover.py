@@ -11,19 +11,8 @@ import torch
 from torch import Tensor
 
 from payoff.recipes import Effect, Recipe, expected, train_arm
-from payoff.trajectories import Channel, Trajectories
 
 PROMPTS, VOCABULARY, HORIZON, SAMPLES = 8, 4, 4, 16
-
-
-class Kept:
-    """Hands rewards on, and has the loop record what ROVER's loss reads of the policy that acted: a need of losses is not kept."""
-
-    needs = frozenset({"mean_logp"})
-
-    def __call__(self, channel: Channel, traj: Trajectories) -> Channel:
-        """The channel as it is."""
-        return channel
 
 
 def run(arm: str, seed: int, *, updates: int = 100) -> Mapping[str, float]:
@@ -32,7 +21,7 @@ def run(arm: str, seed: int, *, updates: int = 100) -> Mapping[str, float]:
     def terms(advantage: str, loss: str) -> dict[str, object]:
         return {
             "policy": {
-                "paths": {"correct": ["payoff.recipes.rover:Kept", "total", advantage]},
+                "paths": {"correct": ["total", advantage]},
                 "loss": loss,
                 "aggregation": "token-mean",
             }
