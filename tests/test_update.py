@@ -224,6 +224,19 @@ def test_what_a_loss_reads_of_the_policy_that_acted_is_kept_when_the_batch_is_ma
     assert metrics["policy/bootstrap"] > 0  # in the second pass the policy is no longer the one that acted
 
 
+def test_a_function_of_ones_own_that_takes_traj_is_a_signal(tmp_path):
+    (tmp_path / "paid.py").write_text(
+        "from payoff.trajectories import constant\n\n\n"
+        "def lengths(traj, *, unit: float = 1.0):\n"
+        "    return {'length': constant(traj.length.float() / unit, traj.length > 0)}\n"
+    )
+    text = RUN.replace("leaf: tree-leaf", "long: {name: paid.py:lengths, unit: 2}").replace("{leaf: [total", "{long: [total")
+    (tmp_path / "run.yaml").write_text(text)
+    parts, _ = build(load_run(tmp_path / "run.yaml"))
+    traj = parts.policy.rollout(parts.task.starts(3, torch.Generator()), 2, torch.Generator())
+    assert torch.equal(parts.signal(traj)["long"].value[:, 0], traj.length / 2)
+
+
 def test_print_config_runs_again_as_it_is(made, tmp_path):
     made(
         "curriculum: {name: mine.py:Seldom, prompts: 6}",

@@ -11,13 +11,15 @@ from typing import Any
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+from torch import nn
 
 from payoff._extras import MissingExtraError
 from payoff.catalogue import find, index
 from payoff.config import ConfigError, Loaded, OnPart, Part, RunFile, TermFile, did_you_mean
-from payoff.grading import load_callable, signal
+from payoff.grading import load_callable
 from payoff.parts import Parts, Settings, check_needs, check_settings
 from payoff.pipeline import Signal, Term, everywhere, join, on, pair, weigh
+from payoff.rewards import as_signal
 from payoff.yaml_marks import Path_
 
 TRANSFORMS = ("credit", "advantage", "shaping")
@@ -65,7 +67,7 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
         if (part := getattr(run, key)) is not None
     }
     signals = {
-        channel: _lifted(make(("reward", channel), part, REWARDS, policy=policy), part, channel, run)
+        channel: _lifted(make(("reward", channel), part, REWARDS, policy=policy), channel, run)
         for channel, part in run.reward.items()
     }
     shapings = [
@@ -173,22 +175,14 @@ def _parts(make: Callable[..., Any], path: Path_, parts: Sequence[Part], kinds: 
     return [make((*path, i), part, kinds, policy=policy) for i, part in enumerate(parts)]
 
 
-def _lifted(part: Any, spec: Part, channel: str, run: RunFile) -> Signal | None:
+def _lifted(part: Any, channel: str, run: RunFile) -> Signal | None:
     """A grader lifted to a signal; a signal as it is."""
     if part is None:
         return None
-    record = getattr(part.func if isinstance(part, functools.partial) else part, "__method__", None)
-    if record is not None and record.kind != "grader":
+    if isinstance(part, nn.Module):
         return part
     how = run.scoring
-    return signal(
-        part,
-        name=channel,
-        sees=record.sees if record else "item",
-        workers=how.workers,
-        deadline=how.deadline,
-        cache=how.cache,
-    )
+    return as_signal(part, channel, workers=how.workers, deadline=how.deadline, cache=how.cache)
 
 
 def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, faults: list[str], loaded: Loaded) -> Term:
