@@ -87,6 +87,20 @@ def test_nothing_in_a_method_asks_what_kind_of_policy_it_serves():
             assert hit is None, f"{module_of(path)}: {hit.group(0)}"
 
 
+ROW_BLOCKS = {"range(0, max(len(traj), 1), rows)", "_blocks(channel, traj)"}  # of a thousand rows each, so that they stay in cache
+
+
+@pytest.mark.parametrize("room", ["advantages", "losses"])
+def test_no_loop_in_the_hot_path_runs_over_trajectories_or_groups(room):
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.While), f"{path.name}:{node.lineno}: a while loop"
+            loops = [node] if isinstance(node, ast.For) else getattr(node, "generators", [])
+            for over in (ast.unparse(loop.iter) for loop in loops):
+                rows = re.search(r"\btraj\b|\bgroups?\b|\brange\b|\blen\b|tolist|unique|\brows?\b", over)
+                assert rows is None or over in ROW_BLOCKS, f"{path.name}: a loop over {over}"
+
+
 def test_there_is_no_cycle_of_imports():
     graph = {m: {i for i in imports_of(p, top_level=True) if i in MODULES and i != m} for m, p in MODULES.items()}
     state: dict[str, int] = {}
