@@ -208,11 +208,12 @@ class LanguageModel(nn.Module):
             more["values"] = on_grid(values, 1, (rows, places))
         return Evaluation(on_grid(logits.gather(1, chosen[:, None])[:, 0] - log_total), more)
 
-    def read(self, rows: Sequence[Mapping[str, Any]]) -> Trajectories:
+    def read(self, rows: Sequence[Mapping[str, Any]], *, ended: bool = False) -> Trajectories:
         """Stored responses as rollouts: the text of "prompt" (or "messages") and "response" encoded, steps cut as in `rollout`.
 
         items: the row's fields and those of a rollout; rows of the same prompt are a group. logp["old"] is this policy's own, and
-        every response counts as finished. Text may be encoded otherwise than it was sampled, and has no end token.
+        every response counts as finished. Text may be encoded otherwise than it was sampled, and has no end token, unless it is
+        `ended`: then the tokenizer's own (if it has one) follows a response that neither an end token nor a stop string closes.
         Raises ValueError with the row's number (from 1) for a missing or empty text, one that the tokenizer cannot write, or more
         tokens than the context holds.
 
@@ -229,7 +230,7 @@ class LanguageModel(nn.Module):
             try:
                 prompt = row.get("messages", row.get("prompt"))
                 item = self._read(Start(str(row.get("start", number)), {**row, "prompt": prompt}))
-                ids = self._encoded(row.get("response"))
+                ids = self._encoded(row.get("response"), ended)
             except ValueError as error:
                 raise ValueError(f"LanguageModel: row {number}: {error}") from None
             size, context = len(item["prompt_ids"]) + len(ids), self.model.context
@@ -284,11 +285,14 @@ class LanguageModel(nn.Module):
 
     # --- inside
 
-    def _encoded(self, response: Any) -> list[int]:
-        """The ids of a stored response."""
+    def _encoded(self, response: Any, ended: bool) -> list[int]:
+        """The ids of a stored response, with the token that ends it where that is asked for and lacking."""
         if not isinstance(response, str) or not response:
             raise ValueError(f"a response must be text that is not empty, got {response!r}")
-        return self.tokenizer.encode(response)
+        ids, end = self.tokenizer.encode(response), getattr(self.tokenizer, "end", None)
+        if not ended or end is None or ids[-1] in self.tokenizer.ends or response.endswith(self.stop):
+            return ids
+        return [*ids, end]
 
     def _read(self, start: Start) -> dict[str, Any]:
         """What the item of every response to this start holds."""

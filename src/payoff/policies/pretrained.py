@@ -30,12 +30,14 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class HubTokenizer:
     """A tokenizer of `transformers` as `LanguageModel` sees it.
 
-    ends: ids that end a response (none of their text is shown in it). chat: False: a text prompt is read as it is; True: as
-    one user message through the chat template. A list of messages always goes through the template.
+    ends: ids that end a response (none of their text is shown in it); `end` is the one that the tokenizer itself writes, if any.
+    chat: False: a text prompt is read as it is; True: as one user message through the chat template. A list of messages always
+    goes through the template.
     """
 
     def __init__(self, tokenizer: Any, *, vocabulary: int, ends: frozenset[int], chat: bool = False) -> None:
         self.tokenizer, self.vocabulary, self.ends, self.chat = tokenizer, vocabulary, ends, chat
+        self.end: int | None = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else None
         if chat and not getattr(tokenizer, "chat_template", None):
             raise ValueError("pretrained: chat is true, and this tokenizer has no chat template")
 
