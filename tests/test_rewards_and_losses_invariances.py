@@ -26,15 +26,24 @@ pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDep
 MODULES = {
     "shaping": ("bounding", "squashing", "running", "gating", "length", "mixing"),
     "signals": ("likelihood", "length"),
-    "losses": ("policy_gradient", "value", "regularisers", "aggregation"),
+    "losses": (
+        *("policy_gradient", "value", "regularisers", "aggregation"),
+        *("sequence_ratio", "soft_gates", "truncated_weights", "divergence_clipping", "unbounded", "pre_clip"),
+    ),
     "sampling": ("filters",),
 }
 # Tried in the files of their own: they read what these batches do not have (flows, pairs, observations, bounded rewards).
 ELSEWHERE = {
     *(f"losses.{name}" for name in ("balance", "flow", "gflownet", "order", "relative_balance", "reward_difference")),
     *(f"losses.{name}" for name in ("implicit_actor_critic", "negative_aware", "random_policy_valuation")),
+    *(f"losses.{name}" for name in ("covariance_clipping", "entropy_smoothing", "distillation", "ratios")),
+    *(f"losses.{name}" for name in ("preferences", "preference_sides", "preference_auxiliary", "preference_links")),
+    *(f"losses.{name}" for name in ("reference_free", "nash_preferences", "pair_aggregation")),
     *(f"shaping.{name}" for name in ("completion", "conjunction", "dominance", "noise_correction", "potentials", "unlikeliness")),
-    "sampling.step_candidates",
+    *(f"shaping.{name}" for name in ("multipliers", "hypervolume", "dynamic_weights")),
+    *(
+        f"sampling.{path.stem}" for path in (Path(payoff.__file__).parent / "sampling").glob("[a-z]*.py") if path.stem != "filters"
+    ),  # they choose, not weigh
 }
 METHODS = sorted(
     key
@@ -50,6 +59,7 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "mix": {"weights": {"correct": 1.0, "style": -0.5}},
     "constant-length": {"max_length": 9},
     "pass-rate": {"low": -0.2, "high": 0.6},
+    "dro": {"beta": 0.7},
 }
 VARIANTS = [(kind, name, {}) for kind, name in METHODS]
 VARIANTS += [("loss", name, {"level": level}) for name in ("ppo-clip", "dual-clip") for level in ("step", "sequence")]
@@ -117,7 +127,7 @@ def worlds(draw) -> World:
         group=torch.tensor(draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))),
         step=torch.where(exists, new_step.cumsum(1), -1).int(),
         stop=torch.zeros(n, dtype=torch.int64),
-        actions=torch.zeros(n, t),
+        actions=torch.zeros(n, t, dtype=torch.int64),
         logp={"old": -noise(n, t).abs(), "ref": -noise(n, t).abs()},
         id=torch.randperm(100, generator=generator)[:n],
         parent=torch.full((n,), -1),

@@ -77,7 +77,7 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
         for i, part in enumerate(run.shaping)
     ]
     selections = parts_of(("selection",), run.selection, ("selection",))
-    terms = {name: _term(("terms", name), term, run, make, parts_of, faults, loaded) for name, term in run.terms.items()}
+    terms = {name: _term(("terms", name), term, run, make, parts_of, policy, faults, loaded) for name, term in run.terms.items()}
     if not signals and not faults:
         faults.append(loaded.fault((), "there is no reward: `reward` names no channel"))
     if faults:
@@ -102,7 +102,8 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
 def resolve(part: Part, kinds: Sequence[str], given: Mapping[str, Any] | None = None) -> Any:
     """The function with its options bound, or the object a class or constructor makes.
 
-    given: what the run itself provides to a part that has a parameter of that name (a copy of the policy, as `policy`).
+    given: what the run itself provides to a part that has a parameter of that name: a copy of the policy as it starts, as `policy`
+    (and of the task, as `task`), or as `trained` the very policy that is trained.
     Raises LookupError for an unknown name, OptionError for options that do not fit.
     """
     target, options = _target(part, kinds)
@@ -110,7 +111,7 @@ def resolve(part: Part, kinds: Sequence[str], given: Mapping[str, Any] | None = 
     bound = check_options(target, options, all_parameters=makes)
     for name, value in (given or {}).items():
         if name in option_parameters(target, all_parameters=makes) and name not in bound and value is not None:
-            bound[name] = copy.deepcopy(value)
+            bound[name] = value if name == "trained" else copy.deepcopy(value)
     if makes:
         return target(**bound)
     return functools.partial(target, **bound) if bound else target
@@ -185,7 +186,9 @@ def _lifted(part: Any, channel: str, run: RunFile) -> Signal | None:
     return as_signal(part, channel, workers=how.workers, deadline=how.deadline, cache=how.cache)
 
 
-def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, faults: list[str], loaded: Loaded) -> Term:
+def _term(
+    path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, policy: Any, faults: list[str], loaded: Loaded
+) -> Term:
     loss = make((*path, "loss"), term.loss, ("loss",))
     aggregation = make((*path, "aggregation"), term.aggregation, ("aggregation",))
     if not term.paths:
@@ -200,7 +203,7 @@ def _term(path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, f
                 faults.append(loaded.fault((*path, "paths", channel, ""), f"no reward channel {channel!r}{hint}"))
     paths = {name: parts_of((*path, "paths", name), parts, TRANSFORMS) for name, parts in term.paths.items()}
     then = parts_of((*path, "then"), term.then, TRANSFORMS)
-    mix = make((*path, "mix"), term.mix, ("mixing",)) if isinstance(term.mix, Part) else term.mix
+    mix = make((*path, "mix"), term.mix, ("mixing",), trained=policy) if isinstance(term.mix, Part) else term.mix
     pairing = None if term.pairs is None else make((*path, "pairs"), term.pairs, ("pairing",))
     if isinstance(term.mix, dict) and set(term.mix) != set(term.paths):
         odd = sorted(set(term.mix) ^ set(term.paths))

@@ -208,7 +208,7 @@ def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
         )
     for override in overrides:
         _override(data, marks, override)
-    data = _beside(data, path.parent)
+    data = code_beside(data, path.parent)
     try:
         run = RunFile.model_validate(data)
     except ValidationError as error:
@@ -226,12 +226,12 @@ def _code_files(data: Any) -> list[str]:
     return [file] if file and Path(file).is_file() else []
 
 
-def _beside(data: Any, folder: Path) -> Any:
+def code_beside(data: Any, folder: Path) -> Any:
     """FILE.py:FUNCTION as it can be found from here: in the current folder, or else beside the run file."""
     if isinstance(data, dict):
-        return {key: _beside(value, folder) for key, value in data.items()}
+        return {key: code_beside(value, folder) for key, value in data.items()}
     if isinstance(data, list):
-        return [_beside(value, folder) for value in data]
+        return [code_beside(value, folder) for value in data]
     if isinstance(data, str) and ".py:" in data:
         file, _, function = data.rpartition(":")
         if not Path(file).exists() and (folder / file).exists():

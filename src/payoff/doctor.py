@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +29,35 @@ EXTRAS = {
     "solvers": {"scipy": "linear programmes"},
 }
 
+VERL_REGISTRIES = {  # where a run of verl looks names up
+    "advantage estimators": "verl.trainer.ppo.core_algos:ADV_ESTIMATOR_REGISTRY",
+    "policy losses": "verl.trainer.ppo.core_algos:POLICY_LOSS_REGISTRY",
+    "reward managers": "verl.experimental.reward_loop.reward_manager.registry:REWARD_MANAGER",
+    "v1 trainers": "verl.trainer.ppo.v1.trainer_base:TRAINER_REGISTRY",
+}
+VERL_PROBE = """
+import importlib, json, sys, verl
+from importlib.metadata import entry_points
+found = {"entry point": [e.value for e in entry_points(group="verl.plugins") if e.name == "payoff"], "version": verl.__version__}
+for what, place in json.loads(sys.argv[1]).items():
+    module, _, name = place.partition(":")
+    try:
+        importlib.import_module(module.rpartition(".")[0])
+        found[what] = sorted(n for n in getattr(importlib.import_module(module), name) if n.startswith("payoff"))
+    except Exception as error:
+        found[what] = f"{type(error).__name__}: {error}".splitlines()[0]
+print("FOUND" + json.dumps(found))
+"""
+
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the name differs from the module's
 
 
-def examine() -> dict[str, Any]:
-    """Three groups: what works, what is missing with the command that installs it, and what was measured."""
+def examine(*, verl: bool = False) -> dict[str, Any]:
+    """Three groups: what works, what is missing with the command that installs it, and what was measured.
+
+    verl: also start a process as verl starts its workers, and look for payoff's names in its registries. verl swallows what goes
+    wrong while it loads a plugin, so a missing name says nothing until it is used.
+    """
     works = [f"payoff {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
     missing: list[str] = []
     import torch
@@ -54,7 +80,44 @@ def examine() -> dict[str, Any]:
     isolation = sandbox.examine()
     works += isolation["works"]
     missing += isolation["missing"]
+    if verl:
+        there, lost = verl_names()
+        works += there
+        missing += lost
     return {"works": works, "missing": missing, "measured": _measured()}
+
+
+def verl_names(timeout: float = 300) -> tuple[list[str], list[str]]:
+    """(payoff's names that a fresh process finds in verl's registries, what is not there and why)."""
+    if importlib.util.find_spec("verl") is None:
+        return [], ['verl: pip install "payoff[verl]"']
+    command = [sys.executable, "-c", VERL_PROBE, json.dumps(VERL_REGISTRIES)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired:
+        return [], [f"verl: not imported within {timeout:.0f} s"]
+    line = next((line for line in done.stdout.splitlines() if line.startswith("FOUND")), "")
+    if not line:
+        return [], [f"verl cannot be imported: {(done.stderr.strip().splitlines() or ['it said nothing'])[-1]}"]
+    return _read_names(json.loads(line.removeprefix("FOUND")))
+
+
+def _read_names(found: dict[str, Any]) -> tuple[list[str], list[str]]:
+    works: list[str] = []
+    missing: list[str] = []
+    version = found["version"]
+    if not found["entry point"]:
+        missing.append(f"verl {version}: payoff has no entry point in the group verl.plugins here; install payoff again")
+    for what in VERL_REGISTRIES:
+        names = found[what]
+        if isinstance(names, str):
+            missing.append(f"verl {version}, {what}: {names}")
+        elif names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            works.append(f"verl {version}, {what}: {', '.join(names[:4])}{more}")
+        else:
+            missing.append(f"verl {version}, {what}: none of payoff's; does VERL_USE_EXTERNAL_PLUGINS leave it out?")
+    return works, missing
 
 
 def _measured() -> list[str]:

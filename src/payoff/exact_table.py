@@ -36,6 +36,8 @@ REWARDS = {
     "graded": {"reward": ((0.1, 1.0, 0.4, 0.0), (0.9, 0.2, 0.5, 0.7))},
 }
 _LOGITS = ((0.3, -0.4), (0.6, -0.1), (1.0, -0.8)), ((-0.2, 0.5), (0.4, 0.1), (0.2, 0.7))  # of each start, at "", "a", "aa"
+_OPTIONS = {"pass-at-k": {"k": 2}}  # what must be said for small groups
+_AFTER = {"aem": "rloo"}  # weights of an advantage, and the one that is weighed
 _OF_PAYMENTS = ("token-rate-baseline", "step-rate-baseline", "prime-rloo", "prime-scale")  # these come before the return
 
 
@@ -74,8 +76,9 @@ def estimators() -> Iterator[Estimator]:
         part = find(record.name, "advantage")
         known: list[str | None] = [*_conventions(part)]
         for convention in known or [None]:
-            advantage = part if convention is None else functools.partial(part, convention=convention)
-            name = record.name if convention is None else f"{record.name}, {convention}"
+            options = _OPTIONS.get(record.name, {}) if convention is None else {"convention": convention}
+            advantage = functools.partial(part, **options) if options else part
+            name = ", ".join([record.name, *(str(x) if key == "convention" else f"{key}={x}" for key, x in options.items())])
             yield Estimator(name, _path(record.name, _made(advantage)))
     rloo = [total, find("rloo", "advantage")]
     for aggregation, said in (
@@ -153,6 +156,8 @@ def rewritten(page: str, table: str) -> str:
 def _path(name: str, advantage: Transform) -> list[Transform]:
     if name in _OF_PAYMENTS:
         return [advantage, return_to_go]
+    if name in _AFTER:
+        return [total, find(_AFTER[name], "advantage"), advantage]
     if "values" in needs(advantage):
         return [functools.partial(lambda_return, trace=1.0), advantage]
     return [total, advantage]

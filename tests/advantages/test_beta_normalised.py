@@ -1,5 +1,6 @@
 """BNPO: what the fit and the density give, what stays the same, and what is refused."""
 
+import functools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from payoff.advantages.beta_normalised import beta_normalised
 from payoff.advantages.group import grpo, mean_baseline
 from payoff.examples import four_answers
+from payoff.pipeline import weigh
 from payoff.trajectories import Channel, Trajectories
 
 F64 = torch.float64
@@ -115,6 +117,23 @@ def test_exponents_minimise_the_mean_variance_of_an_advantage_when_pass_rates_ar
         for da in (-0.2, 0.0, 0.15):
             for db in (-0.2, 0.0, 0.15):
                 assert variance(a, b, 1 + a / 3 + da, 1 + b / 3 + db) >= best - 1e-12
+
+
+def test_several_rewards_each_have_their_own_fit_and_bounds_and_are_averaged():
+    traj = rollouts(4, 4)
+    rewards = {"right": credit(1, 0, 0, 0, 1, 1, 1, 0), "tidy": credit(3, 1, 3, 3, 1, 2, 1, 1)}
+    bounds = {"right": {}, "tidy": {"low": 1.0, "high": 3.0}}
+    paths = {name: [functools.partial(beta_normalised, **bounds[name])] for name in rewards}
+    found = weigh(paths, mix=dict.fromkeys(paths, 0.5))(rewards, traj)
+    # right: as in the first test; tidy in 0..1 is (1, 0, 1, 1) and (0, 1/2, 0, 0): p = 3/4, 1/8, m = 7/16, v = 25/128,
+    # a + b = (63/256) / (50/256) - 1 = 13/50; a = 91/800, b = 117/800
+    right = math.gamma(7 / 3) / math.gamma(7 / 6) ** 2 * (3 / 16) ** (1 / 6)
+    x, y = 91 / 2400, 117 / 2400
+    density = lambda p: math.gamma(2 + x + y) / (math.gamma(1 + x) * math.gamma(1 + y)) * p**x * (1 - p) ** y
+    tidy = [d / density(3 / 4) for d in (1 / 4, -3 / 4, 1 / 4, 1 / 4)]
+    tidy += [d / density(1 / 8) for d in (-1 / 8, 3 / 8, -1 / 8, -1 / 8)]
+    plain = [d / right for d in (0.75, -0.25, -0.25, -0.25, 0.25, 0.25, 0.25, -0.75)]
+    assert found.value[:, 0].tolist() == pytest.approx([(a + b) / 2 for a, b in zip(plain, tidy, strict=True)])
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,26 @@ NUMBERS = [0.0, 1.0, -1.0, 0.1, 0.7, 0.97, -2.5]
 # Options that take another way through the code than the defaults.
 STATES = ("values", "log_reward")  # extras of states, one more than there are actions
 REFUSES = {("credit", "prm-gflownet")}  # these numbers altogether: it takes scores in 0..1, and is tried in a file of its own
-NEEDED = {("advantage", "bnpo"): {"low": -40.0, "high": 40.0}}  # without which a method refuses these numbers
+NEEDED = {  # without which a method refuses these numbers
+    ("advantage", "bnpo"): {"low": -40.0, "high": 40.0},
+    ("advantage", "max-rl"): {"low": -40.0},
+}
 OPTIONS = {
     ("credit", "return-to-go"): [{"discount": 0.9, "per": per} for per in ("position", "action", "step")] + [{"discount": 0.0}],
     ("credit", "lambda-return"): [{"discount": 0.9, "trace": 0.0}, {"trace": 1.0}],
     ("credit", "pure"): [{"temperature": 1.0}],
     ("advantage", "grpo"): [{"convention": name} for name in ("trl", "verl", "nemo-rl")],
     ("advantage", "rloo"): [{"over": "step"}, {"over": "step", "ended": "absent"}, {"over": "siblings"}],
+    ("advantage", "turn-rloo"): [{"ended": "zero"}, {"ended": "absent"}],
+    ("advantage", "turn-grpo"): [{"scale": "none"}],
+    ("advantage", "canon"): [{"between": 0.3, "asymmetry": 0.7}],
+    ("advantage", "adora"): [{"rule": "vision", "grpo_convention": "paper"}],
+    ("advantage", "gpg"): [{"convention": "verl"}],
+    ("advantage", "psr-nsr"): [{"positive": None}],
+    ("advantage", "opo"): [{"own": "left-out"}],
+    ("advantage", "optimal-token-baseline"): [{"own": "left-out"}, {"align": "position", "squares": "gain"}],
+    ("advantage", "pass-at-k"): [{"k": 2}, {"k": 2, "against": "others"}, {"k": 2, "against": "group"}],
+    ("advantage", "grpo-passk"): [{"scale": "none"}],
     ("advantage", "mean-baseline"): [{"over": "step"}],
     ("advantage", "reinforce-plus-plus-baseline"): [{"convention": "verl"}],
     ("advantage", "standardise"): [
@@ -84,7 +97,8 @@ def batch(recipe) -> tuple[Channel, Trajectories, torch.Generator]:
         fork=torch.where(branch, (torch.rand(n, generator=rng) * length).long(), 0),
         extras={
             **{name: torch.randn(n, t + 1, generator=rng) for name in STATES},
-            **{name: torch.rand(n, t, generator=rng) + 0.1 for name in ("token_scores", "std", "gain", "times")},
+            **{name: torch.rand(n, t, generator=rng) + 0.1 for name in ("token_scores", "std", "gain", "times", "entropy")},
+            "greedy": torch.rand(n, generator=rng) > 0.5,
         },
     )
     value = torch.tensor(NUMBERS)[torch.randint(0, len(NUMBERS), (n, t if recipe["dense_value"] else 1), generator=rng)]
@@ -98,6 +112,11 @@ def dense(channel: Channel, traj: Trajectories) -> tuple[torch.Tensor, torch.Ten
     """Value and validity where the trajectory exists."""
     here = traj.exists
     return torch.where(here, channel.value.expand(here.shape), 0), channel.valid.expand(here.shape) | ~here
+
+
+def per_action(traj: Trajectories) -> dict[str, torch.Tensor]:
+    """The extras that have a number for every action or state."""
+    return {name: of for name, of in traj.extras.items() if of.ndim > 1}
 
 
 def assert_same(one: Channel, other: Channel, traj: Trajectories, tolerance: float = 0.0) -> None:
@@ -141,7 +160,7 @@ def test_padding_and_unknown_numbers_are_never_read(case, recipe):
         value = torch.where(channel.valid, channel.value, junk)
         value = value if value.shape[1] == 1 else torch.where(beyond, junk, value)
         logp = {name: torch.where(beyond, junk, of) for name, of in traj.logp.items()}
-        extras = {name: torch.where(last if name in STATES else beyond, junk, of) for name, of in traj.extras.items()}
+        extras = {name: torch.where(last if name in STATES else beyond, junk, of) for name, of in per_action(traj).items()}
         result = fresh(case)(Channel(value, channel.valid), traj.replace(logp=logp, extras=extras))
         return result.value, result.valid
 
@@ -216,7 +235,7 @@ def test_wider_padding_changes_nothing(case, recipe):
         step=widen(traj.step, -1),
         actions=widen(traj.actions, 0),
         logp={name: widen(logp, 0.0) for name, logp in traj.logp.items()},
-        extras={name: widen(of, 0.0) for name, of in traj.extras.items()},
+        extras={**traj.extras, **{name: widen(of, 0.0) for name, of in per_action(traj).items()}},
     )
     grow = lambda x, fill: x if x.shape[1] == 1 and traj.width > 1 else widen(x, fill)
     result = fresh(case)(Channel(grow(channel.value, 0.0), grow(channel.valid, True)), wide)

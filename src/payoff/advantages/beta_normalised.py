@@ -34,7 +34,8 @@ def beta_normalised(
     minimise E[p (1 - p) / f(p)^2], the mean variance of an advantage, over all Beta densities f. Given both, they are taken as they
     are: (1, 1) is the mean baseline, (3/2, 3/2) is pi / 8 times GRPO.
 
-    low, high: the least and greatest reward there can be. For several rewards: a path for each, and a mix that averages them.
+    low, high: the least and greatest reward there can be. For several rewards (the paper's decomposition): a path for each with
+    its own bounds, and a mix with weights 1 / their number.
 
     Equal rewards get exactly 0 (so do groups of one, which take no part in the fit). Where the fit is undefined (one group, or
     groups that all have the same pass rate, to a millionth) f = 1. Raises ValueError for a reward outside low..high, for

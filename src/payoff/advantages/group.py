@@ -100,9 +100,9 @@ def leave_one_out(channel: Channel, traj: Trajectories, *, over: Among = "group"
     over "group" (or "siblings"): each rollout counts by its credit at its first action, and its baseline is the same at
     all its actions. over "step", for credits that differ by step (return-to-go, immediate): the other rollouts' credit at the
     first action of their step of the same number; a rollout that ended before counts 0, what it still earns (`ended="zero"`,
-    provided that its last step is known), or not at all ("absent"). A rollout that has such a step but does not act in it takes
-    no part. For a return-to-go "zero" is unbiased with less variance than one baseline for all steps; "absent" is biased: a
-    rollout that is the only one to get that far loses its credit there.
+    provided that its last step is known), or by its last step ("carried"), or not at all ("absent"). A rollout that has such a step
+    but does not act in it takes no part. "zero" and "carried" are unbiased; "absent" is biased: a rollout that is the only one to
+    get that far loses its credit there. `turn-rloo` leaves it.
 
     Equal numbers get exactly 0; so does an entry with no other to compare with: a set of one, or the only one known.
 

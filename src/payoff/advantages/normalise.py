@@ -20,7 +20,7 @@ Baseline = Literal["mean", "leave-one-out", "none"]
 Scale = Literal["std", "leave-one-out-std", "rms", "none"]
 EpsWhere = Literal["outside", "inside", "floor"]
 Single = Literal["zero", "raw"]
-Ended = Literal["zero", "absent"]
+Ended = Literal["zero", "absent", "carried"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def standardise(
     single:     an entry with nobody to be compared with (a set of one, or the only one known) gets 0, or keeps its number as if
                 b = 0 and s = 1 before eps ("raw"). Does not apply to baseline "none".
     ended:      with over="step" and unit="step": rollouts without a step of this number take no part, or count 0 ("zero": what
-                a rollout that has ended still earns), provided that the last step they have is known
+                a rollout that has ended still earns), or by their last step ("carried"); both provided that this last step is known
 
     One column [N, 1] stays one column where a row has one b and one s: unit "step" and over "step" give [N, T].
     Only known numbers count. Where s is exactly 0 nothing is divided, so a set of equal numbers gets exactly 0 in any dtype,
@@ -187,10 +187,12 @@ def _entries(
     steps = torch.arange(acts.shape[1], device=traj.device)
     if over != "step":
         return number, known, sets(traj, over).expand(acts.shape)
-    if ended == "zero":
+    if ended != "absent":
         last = torch.where(acts, steps, -1).amax(1, keepdim=True)
-        over_by_then = steps > traj.step.amax(1, keepdim=True)
-        known = known | (over_by_then & (last >= 0) & known.gather(1, last.clamp(min=0)))
+        over_by_then = (steps > traj.step.amax(1, keepdim=True)) & (last >= 0) & known.gather(1, last.clamp(min=0))
+        if ended == "carried":
+            number = torch.where(over_by_then, number.gather(1, last.clamp(min=0)), number)
+        known = known | over_by_then
     group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1]
     return number, known, group[:, None] * len(steps) + steps
 

@@ -74,13 +74,16 @@ def methods(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    verl: Annotated[bool, typer.Option("--verl", help="also look for payoff's names in verl's registries; takes seconds")] = False,
+    as_json: Json = False,
+) -> None:
     """What works on this machine, what is missing and how to install it, and what was measured."""
 
     def work() -> Answer:
         from payoff.doctor import examine, told
 
-        found = examine()
+        found = examine(verl=verl)
         return Answer(text=told(found), results=found)
 
     run_command("doctor", work, as_json)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from payoff._extras import require
@@ -17,7 +18,9 @@ LOGP = {"old_log_probs": "old", "ref_log_prob": "ref", "rollout_log_probs": "rol
 REWARDS = ("token_level_rewards", "token_level_scores", "rm_scores")
 
 
-def from_verl(data: Any, *, tokenizer: Any = None, ends: Collection[int] | None = None) -> Trajectories:
+def from_verl(
+    data: Any, *, tokenizer: Any = None, ends: Collection[int] | None = None, step: Int[Tensor, "N T"] | None = None
+) -> Trajectories:
     """A `DataProto` with prompts and responses as trajectories of response tokens, T as wide as verl's.
 
     Groups are the `uid`s, without them the prompts. What the attention mask covers exists; what `response_mask` covers is the
@@ -25,6 +28,7 @@ def from_verl(data: Any, *, tokenizer: Any = None, ends: Collection[int] | None 
     batch, `prompt_ids`, `prompt` (from `raw_prompt`), `reference` (from `reward_model["ground_truth"]`), and, with a tokenizer,
     `response` and `tokens`.
     ends: the tokens that end a response (default: the tokenizer's); see `stops_of` for none
+    step: the step of every token, such as `turns_of(response_mask)`; without it all are one step
 
     Raises ValueError where the batch lacks a part.
     """
@@ -48,7 +52,7 @@ def from_verl(data: Any, *, tokenizer: Any = None, ends: Collection[int] | None 
         mask=exists & tensors["response_mask"].bool() if "response_mask" in tensors else exists,
         length=length,
         group=groups_of(keys).to(ids.device),
-        step=torch.where(on, 0, -1).int(),
+        step=torch.where(on, 0 if step is None else step, -1).int(),
         stop=stops_of(ids, length, count > 0, ends),
         actions=ids,
         logp=renamed(tensors, LOGP, lambda logp: logp.float()),

@@ -1,0 +1,62 @@
+"""AEM: an advantage weighed by how sure the policy was of each response, so that entropy falls neither too fast nor too slowly."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from payoff.catalogue import method
+from payoff.sets import sets, statistics
+from payoff.trajectories import Channel, Trajectories
+
+
+@method("aem", kind="advantage", paper="arXiv:2605.00425", needs=("entropy",), sees="batch")
+def entropy_modulated(
+    channel: Channel, traj: Trajectories, *, strength: float = 1.0, over: Literal["group", "batch"] = "group"
+) -> Channel:
+    """Weigh the responses of an advantage by how low their entropy is among the group's (AEM).
+
+    A'_t = alpha_k A_t for the actions t of response k (a step), alpha_k = c_k / mean c, c_k = exp(-strength h_k),
+    h_k = (H_k - min H) / (max H - min H), H_k the mean of extras["entropy"] over the response's own actions, and min, max and mean
+    over all responses of all rollouts of the group. Put it after any other advantage.
+
+    What is behind it: a natural-gradient step of size eta on action a changes the entropy of a choice by eta A (S - H), where
+    S = -log pi(a) and H is the mean of S. Sure responses (low H_k) are made to count more: confident errors raise the entropy
+    while errors prevail, and confident successes lower it once they do.
+
+    The mean of alpha over the responses is 1; the advantages' own mean need not stay 0. Equal entropies, and strength 0, give
+    alpha = 1 exactly. A response counts if the advantage of any of its own actions is known.
+    over: "group" as published, or "batch".
+
+    [N, T]. Raises ValueError for entropies that are not there or not [N, T].
+
+    >>> from payoff.examples import four_answers
+    >>> entropy = torch.tensor([[0.0, 1.0, 1.0], [1.0, 1.0, 9.0], [0.3, 0.3, 0.3], [0.3, 9.0, 9.0]])
+    >>> advantage = Channel(torch.tensor([[1.0], [-1.0], [0.5], [-0.5]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> entropy_modulated(advantage, four_answers().replace(extras={"entropy": entropy})).value
+    tensor([[ 2.0230,  0.7442,  0.7442],
+            [-0.7442, -0.7442,  0.0000],
+            [ 0.5000,  0.5000,  0.5000],
+            [-0.5000,  0.0000,  0.0000]])
+    """
+    entropy = traj.extras.get("entropy")
+    if entropy is None or entropy.shape != traj.mask.shape:
+        there = "none" if entropy is None else f"shape {list(entropy.shape)}"
+        raise ValueError(f"entropy_modulated: needs extras['entropy'] [N, T] = {list(traj.mask.shape)}, found {there}")
+    steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
+    step = traj.step.clamp(min=0).long()
+    gathered = torch.zeros(len(traj), steps, dtype=torch.float64, device=traj.device)
+    acted = gathered.scatter_add(1, step, traj.own.double())
+    mean = gathered.scatter_add(1, step, torch.where(traj.own, entropy.detach(), 0).double()) / acted.clamp(min=1)
+    counts = gathered.scatter_add(1, step, (traj.own & channel.valid).double()) > 0
+
+    key = sets(traj, over).expand(mean.shape)
+    found = statistics(mean, key, counts)
+    width = found.high - found.low
+    height = torch.where(found.equal, 0, (mean - found.low) / torch.where(width > 0, width, 1))
+    share = torch.where(counts, (-strength * height).exp(), 0)
+    alpha = share / torch.where(counts, statistics(share, key, counts).mean, 1)
+    here = channel.valid & traj.exists
+    weight = torch.where(traj.own, alpha.gather(1, step), 1).to(channel.value.dtype)
+    return Channel(torch.where(here, channel.value * weight, 0), channel.valid.expand(here.shape), channel.reasons)
