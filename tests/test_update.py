@@ -69,6 +69,10 @@ class Last(nn.Module):
         return concatenate([traj, old[0]]), concatenate_rewards([rewards, old[1]], [traj, old[0]])
 
 
+def zero(channel, traj):
+    return Channel(torch.zeros_like(channel.value), channel.valid)
+
+
 def none_kept(rewards, traj):
     return torch.arange(0)
 
@@ -170,6 +174,16 @@ def test_rounds_go_on_until_selections_leave_enough_groups_and_no_longer(made):
     assert progress.rollouts == metrics["rounds"] * 10
     score = batch.rewards["leaf"].value.sum(1)
     assert all(len(set(score[batch.traj.group == g].tolist())) == 2 for g in batch.traj.group.unique())
+
+
+def test_selections_go_by_what_was_scored_and_not_by_what_shaping_made_of_it(made):
+    flat = "shaping: [{on: leaf, do: [mine.py:zero]}]"
+    parts, settings = made(flat, "selection: [mine.py:informative]")
+    progress = Progress(optimiser=torch.optim.SGD(parts.policy.parameters(), lr=0.0))
+    settings = type(settings)(**{**settings.__dict__, "starts": 6, "rollouts": 2})
+    batch, metrics = update(parts, settings, progress)
+    assert 0 < metrics["selected"] < 12
+    assert not batch.rewards["leaf"].value.any()
 
 
 def test_rounds_end_where_nothing_is_ever_kept(made):

@@ -21,6 +21,7 @@ _EXTRA_OF = {
     "minigrid": "control",
     "mujoco": "control",
     "scipy": "solvers",
+    "opacus": "privacy",
 }
 
 

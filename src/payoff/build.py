@@ -189,7 +189,7 @@ def _lifted(part: Any, channel: str, run: RunFile) -> Signal | None:
 def _term(
     path: Path_, term: TermFile, run: RunFile, make: Any, parts_of: Any, policy: Any, faults: list[str], loaded: Loaded
 ) -> Term:
-    loss = make((*path, "loss"), term.loss, ("loss",))
+    loss = make((*path, "loss"), term.loss, ("loss",), policy=policy)
     aggregation = make((*path, "aggregation"), term.aggregation, ("aggregation",))
     if not term.paths:
         if term.mix or term.then or term.pairs:

@@ -74,8 +74,12 @@ class Parts:
 
     @cached_property
     def read_before(self) -> frozenset[str]:
-        """What is read before any loss, and what losses want kept of the policy that acted."""
-        return needs([*self.before_terms, *(term.target for term in self.terms.values())]) | recorded(needs(self._losses))
+        """What is recorded of every rollout: what is read before any loss, and what losses want kept of the policy that acted.
+
+        A curriculum and a sampler work before there is a rollout to record anything of, and ask the policy themselves.
+        """
+        targets = [term.target for term in self.terms.values()]
+        return needs([self.signal, *self.shapings, *self.selections, self.replay, *targets]) | recorded(needs(self._losses))
 
     @cached_property
     def read_by_losses(self) -> frozenset[str]:

@@ -93,10 +93,11 @@ def roll_out(parts: Parts, settings: Settings, progress: Progress, metrics: Metr
     rewards = scored
     for shaping in parts.shapings:
         rewards = checked_rewards(part_name(shaping), shaping(rewards, traj), traj)
-    kept, kept_rewards = traj, rewards
+    kept, kept_rewards, kept_scored = traj, rewards, scored
     for selection in parts.selections:
-        rows = selection(kept_rewards, kept)
-        kept, kept_rewards = kept.select(rows), select_rewards(kept_rewards, rows, kept)
+        rows = selection({**kept_rewards, **kept_scored}, kept)  # by what was scored: shaping must not decide what is informative
+        kept_rewards, kept_scored = (select_rewards(given, rows, kept) for given in (kept_rewards, kept_scored))
+        kept = kept.select(rows)
     seconds("score")
     return Round(traj, scored, rewards, kept, kept_rewards)
 

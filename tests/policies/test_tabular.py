@@ -92,11 +92,12 @@ def test_items_carry_text_tokens_and_steps():
 
 def test_it_is_a_policy_with_the_offers_it_names():
     policy: Policy = Tabular(3, 2, critic=True, spread=1.0)
-    assert policy.offers == {"entropy", "mean_logp", "values"}
+    assert policy.offers == {"entropy", "mean_logp", "logits", "values"}
     traj = policy.sequences()
     more = policy.evaluate(traj, policy.offers).more
     rows = policy.logits[0].log_softmax(1)
     prefix = policy.prefixes(traj)
+    torch.testing.assert_close(more["logits"], rows[prefix])
     torch.testing.assert_close(more["entropy"], torch.distributions.Categorical(logits=rows).entropy()[prefix])
     torch.testing.assert_close(more["mean_logp"], rows.mean(1)[prefix])
     assert more["values"].shape == (9, 3)

@@ -73,7 +73,7 @@ class LanguageModel(nn.Module):
         if self.value_head is not None:  # the first values are 0 and move no weight of the model
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        self.offers = frozenset({"entropy", "mean_logp", "hidden"} | ({"values"} if critic else set()))
+        self.offers = frozenset({"entropy", "mean_logp", "logits", "hidden"} | ({"values"} if critic else set()))
         self._text: TokenText | None = None
         self.train(False)
 
@@ -201,6 +201,8 @@ class LanguageModel(nn.Module):
             more["entropy"] = on_grid(log_total - mean)
         if "mean_logp" in want:
             more["mean_logp"] = on_grid(logits[:, : self.model.choices].mean(-1) - log_total)
+        if "logits" in want:
+            more["logits"] = on_grid(logits)
         if "hidden" in want:
             more["hidden"] = on_grid(state, 1, (rows, places))
         if "values" in want and self.value_head is not None:  # it is there: offered only with a critic
