@@ -40,6 +40,11 @@ ELSEWHERE = {
     *(f"losses.{name}" for name in ("preferences", "preference_sides", "preference_auxiliary", "preference_links")),
     *(f"losses.{name}" for name in ("reference_free", "nash_preferences", "pair_aggregation")),
     *(f"shaping.{name}" for name in ("completion", "conjunction", "dominance", "noise_correction", "potentials", "unlikeliness")),
+    *(f"losses.{name}" for name in ("token_regularised", "turn_aggregation")),
+    *(
+        f"shaping.{name}"
+        for name in ("judged_steps", "thoughts", "right_and_short", "schedules", "routing_cost", "gated_process", "trace_back")
+    ),
     *(f"shaping.{name}" for name in ("multipliers", "hypervolume", "dynamic_weights")),
     *(
         f"sampling.{path.stem}" for path in (Path(payoff.__file__).parent / "sampling").glob("[a-z]*.py") if path.stem != "filters"

@@ -12,6 +12,8 @@ _EXTRA_OF = {
     "datasets": "data",
     "reasoning_gym": "gym",
     "math_verify": "text",
+    "sacrebleu": "text",
+    "rouge_score": "text",
     "trl": "trl",
     "verl": "verl",
     "tensorboard": "tensorboard",

@@ -24,6 +24,7 @@ REFUSES = {("credit", "prm-gflownet")}  # these numbers altogether: it takes sco
 NEEDED = {  # without which a method refuses these numbers
     ("advantage", "bnpo"): {"low": -40.0, "high": 40.0},
     ("advantage", "max-rl"): {"low": -40.0},
+    ("advantage", "vppo"): {"corrupted": "ref"},
 }
 OPTIONS = {
     ("credit", "return-to-go"): [{"discount": 0.9, "per": per} for per in ("position", "action", "step")] + [{"discount": 0.0}],

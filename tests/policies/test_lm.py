@@ -105,7 +105,7 @@ def test_recorded_and_evaluated_log_probabilities_are_those_of_the_unpadded_row(
 
 def test_more_is_what_the_unpadded_row_gives(make):
     policy, starts = make(critic=True, temperature=0.7)
-    assert policy.offers == {"entropy", "mean_logp", "hidden", "values"}
+    assert policy.offers == {"entropy", "mean_logp", "logits", "hidden", "values"}
     traj = policy.rollout(starts, 4, seed())
     more = policy.evaluate(traj, policy.offers).more
     assert set(more) == policy.offers
@@ -118,6 +118,7 @@ def test_more_is_what_the_unpadded_row_gives(make):
         for name, expected, count in (
             ("entropy", entropy.float(), n),
             ("mean_logp", logp[:, :choices].mean(-1).float(), n),
+            ("logits", logits.float(), n),
             ("hidden", states, n + 1),
             ("values", values, n + 1),
         ):
@@ -492,7 +493,7 @@ def test_impossible_starts_are_named(starts, n, said):
 def test_what_is_not_offered_is_not_given():
     policy = own()
     traj = policy.rollout([Start("a", {"prompt": "1="})], 1, seed())
-    with pytest.raises(ValueError, match=r"cannot give \['values'\]; offers \['entropy', 'hidden', 'mean_logp'\]"):
+    with pytest.raises(ValueError, match=r"cannot give \['values'\]; offers \['entropy', 'hidden', 'logits', 'mean_logp'\]"):
         policy.evaluate(traj, frozenset({"values", "entropy"}))
     with pytest.raises(ValueError, match="no items, so their prompts are not known"):
         policy.evaluate(dataclasses.replace(traj, items=()))

@@ -66,7 +66,6 @@ class Generated(NamedTuple):
     finished: Bool[Tensor, " N"]
 
 
-@torch.no_grad()
 def generate(
     model: CausalModel,
     text: TokenText,
@@ -86,6 +85,22 @@ def generate(
     that have ended leave the batch. `rng` moves by one draw, which seeds the numbers of all rows; a row's numbers depend on
     its place alone, not on how long other rows get.
     """
+    with torch.inference_mode():
+        found = _generated(model, text, choice, contexts, limits, rng, copies, noisy, written)
+    return Generated(*(tensor.clone() for tensor in found))  # tensors that gradients may be taken through
+
+
+def _generated(
+    model: CausalModel,
+    text: TokenText,
+    choice: Choice,
+    contexts: Sequence[Sequence[int]],
+    limits: Sequence[int],
+    rng: torch.Generator,
+    copies: int,
+    noisy: int | None,
+    written: Sequence[Sequence[int]] | None,
+) -> Generated:
     device = model.device
     limit = torch.tensor(limits, device=device).repeat_interleave(copies)
     n, most, uneven = len(limit), max(limits), min(limits) < max(limits)
@@ -96,6 +111,8 @@ def generate(
     count = torch.full((n,), most, device=device)
     finished = torch.zeros(n, dtype=torch.bool, device=device)
     rows = torch.arange(n, device=device)  # the row that each place of the batch writes
+    # By place, and written to the rows when places are given up: putting single rows down at every token is slow.
+    length, closed = count.clone(), finished.clone()
     going = torch.ones_like(finished)  # places whose row has not ended
     left = n
     since = 0  # tokens from here on are not in `tokens` yet, because putting them there one by one is slow
@@ -125,11 +142,11 @@ def generate(
         crowded = full is not None and bool(full.any())
         if crowded or ended.any():
             ended &= going
-            finished[rows[ended]] = True
+            closed |= ended
             if full is not None:
                 ended |= full & going
-            count[rows[ended]] = t + 1
-            going &= ~ended
+            length.masked_fill_(ended, t + 1)
+            going ^= ended
             left = int(going.sum())
         if not left or t + 1 == most:
             break
@@ -137,13 +154,15 @@ def generate(
             stay = _compact(going, left)
             session.keep(stay)
             tokens[since : t + 1, rows], share[since : t + 1, rows] = torch.stack(taken), torch.cat(shares, 1).T
+            count[rows], finished[rows] = length, closed
             since, taken, shares = t + 1, [], []
-            rows, token, going = rows[stay], token[stay], going[stay]
+            rows, token, going, length, closed = rows[stay], token[stay], going[stay], length[stay], closed[stay]
             if t + 1 < sampled:
                 uniform = block[:, rows]
         session.step(token)
     end = since + len(taken)
     tokens[since:end, rows], share[since:end, rows] = torch.stack(taken), torch.cat(shares, 1).T
+    count[rows], finished[rows] = length, closed
     return Generated(tokens.T, share.log().T, count, finished)
 
 

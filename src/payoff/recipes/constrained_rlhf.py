@@ -122,7 +122,7 @@ RECIPE = Recipe(
         "update, leave-one-out baselines; the divergence from the start is a reward. The points are given to the constrained arms "
         "as exactly the best of an answer's scores, which flatters them; the tuned arm sees the truth instead, three times. "
         "Multipliers take one step per step of the policy, with the paper's rate and momentum. A rate ten times that was tried on "
-        "two seeds before, and swung far around the points. Not tested: finding the points (Nelder-Mead), value heads, language models."
+        "two seeds before, and swung far around the points. Not tested: finding the points (Nelder-Mead), value heads, language models."  # noqa: E501
     ),
     arms={
         "fixed": f"rewards weighed {FIXED:g} each, the divergence {KL:g}",

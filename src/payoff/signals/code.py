@@ -42,7 +42,10 @@ class Suite(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of the tests: how many passed, why the first that failed did, whether it parsed, whether it ran to an answer."""
+    """What came of the tests: how many passed, why the first that failed did, whether it parsed, whether it ran to an answer.
+
+    passes: test by test; shorter than `tests` where the rest was not run
+    """
 
     passed: int
     tests: int
@@ -50,6 +53,7 @@ class Outcome(NamedTuple):
     parsed: bool
     ran: bool
     lost: str = ""
+    passes: tuple[bool, ...] = ()
 
 
 @method("code-tests", kind="grader")
@@ -167,20 +171,20 @@ def run_tests(code: str, tests: Suite, sandbox: Sandbox, *, until_failure: bool 
 def _run_calls(code: str, tests: Suite, sandbox: Sandbox) -> Outcome:
     asked = [(arguments, keywords) for arguments, keywords, _ in tests.calls]
     results = sandbox.call_function(code, tests.entry_point, asked, limits=tests.limits)
-    count, failures = len(results), []
+    count, failures, passes = len(results), [], []
     for number, (result, (_, _, expected)) in enumerate(zip(results, tests.calls, strict=True), 1):
         if result.run.lost:
             return Outcome(0, count, "", False, False, result.run.reason)
-        if not result.returned:
-            failures.append(f"test {number} of {count}: {result.reason}")
-        elif not same(result.value, expected, tolerance=tests.tolerance, loose=tests.loose):
-            failures.append(f"test {number} of {count}: returned {_short(result.value)}, not {_short(expected)}")
-    parsed = not results[0].reason.startswith(_SYNTAX)
-    return Outcome(count - len(failures), count, failures[0] if failures else "", parsed, any(r.returned for r in results))
+        passes.append(result.returned and same(result.value, expected, tolerance=tests.tolerance, loose=tests.loose))
+        if not passes[-1]:
+            why = f"returned {_short(result.value)}, not {_short(expected)}" if result.returned else result.reason
+            failures.append(f"test {number} of {count}: {why}")
+    parsed, ran = not results[0].reason.startswith(_SYNTAX), any(r.returned for r in results)
+    return Outcome(sum(passes), count, failures[0] if failures else "", parsed, ran, passes=tuple(passes))
 
 
 def _run_programs(code: str, tests: Suite, sandbox: Sandbox, until_failure: bool) -> Outcome:
-    count, passed, ran, failure = len(tests.programs), 0, False, ""
+    count, passes, ran, failure = len(tests.programs), list[bool](), False, ""
     run = functools.partial(sandbox.run_python, code)
     if tests.language != "python":
         compiled = compile_program(sandbox, tests.language, code)
@@ -201,14 +205,14 @@ def _run_programs(code: str, tests: Suite, sandbox: Sandbox, until_failure: bool
             return Outcome(0, count, "", False, False, result.reason)
         why = _wrong(result, stdout, tests.tolerance)
         ran |= result.ended is Ended.FINISHED
-        passed += not why
+        passes.append(not why)
         if why and not failure:
             failure = f"test {number} of {count}: {why}"
         if why and number == 1 and result.reason.startswith(_SYNTAX):
             parsed = False
         if why and (until_failure or not parsed):
             break
-    return Outcome(passed, count, failure, parsed, ran)
+    return Outcome(sum(passes), count, failure, parsed, ran, passes=tuple(passes))
 
 
 def _wrong(result: Result, expected: str, tolerance: float) -> str:

@@ -1,0 +1,71 @@
+"""Weights of rollouts and actions by how much they depend on what the policy was shown: VPPO."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from payoff.catalogue import method
+from payoff.sets import sets, statistics
+from payoff.trajectories import Channel, Trajectories, log_ratio
+
+_FARTHEST, _LARGEST, _NARROWEST = 20.0, 10.0, 1e-6
+
+
+@method("vppo", kind="advantage", paper="arXiv:2510.09285", needs=("old",), sees="batch")
+def context_dependency(
+    channel: Channel,
+    traj: Trajectories,
+    *,
+    corrupted: str = "corrupted",
+    share: float = 0.4,
+    least: float = 0.9,
+    rest: Literal["zero", "unknown"] = "zero",
+) -> Channel:
+    """Weigh an advantage by how much the rollout, and each action, depends on a context that can be corrupted (VPPO).
+
+    S_t = exp(d) - d - 1 of the own actions, d = log pi_corrupted - log pi_old, cut to 20 nats, and S to 10; on average over actions
+    of the policy S_t is KL(pi(. | context), pi(. | corrupted)), the cut aside. traj.logp[corrupted] is what the policy that acted
+    says of these same actions with a corrupted context (a blackened image, another prompt).
+    A_t = weight_i A_t at the ceil(share length_i) actions of largest S_t, and 0 at others; ties keep the first. weight_i = least +
+    z_i (1 - least) / mean z, z_i the batch's min-max of the rollouts' mean S: on average 1. 1 for all where these differ by less
+    than 1e-6, or where there is one.
+
+    rest: "zero" leaves the other actions in the average over actions, as published; "unknown" takes them out of it
+    share 1 and least 1: the advantage as it is. Where the weights say something of the reward the expected direction changes.
+
+    [N, T]. Rollouts without a known advantage take no part. Raises ValueError for a share or a least outside (0, 1] and [0, 1], and
+    without those log-probabilities.
+
+    >>> from payoff.examples import four_answers
+    >>> traj = four_answers().replace(logp={"corrupted": torch.tensor([[-1.0, -2.0, -1.5]]).repeat(4, 1)})
+    >>> advantage = Channel(torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> context_dependency(advantage, traj, least=1.0).value
+    tensor([[ 0.,  1.,  1.],
+            [ 0., -1.,  0.],
+            [ 0.,  1.,  1.],
+            [-1.,  0.,  0.]])
+    """
+    if not 0 < share <= 1 or not 0 <= least <= 1:
+        raise ValueError(f"context_dependency: share must lie in (0, 1] and least in [0, 1], got {share} and {least}")
+    if lost := [name for name in ("old", corrupted) if name not in traj.logp]:
+        raise ValueError(f"context_dependency: needs traj.logp[{lost[0]!r}]; there are {sorted(traj.logp)}")
+    distance = log_ratio(traj.logp[corrupted], traj.logp["old"], traj).detach().clamp(-_FARTHEST, _FARTHEST)
+    dependency = (torch.expm1(distance) - distance).clamp(0, _LARGEST)
+    count = traj.own.sum(1)
+    mean = dependency.sum(1, dtype=torch.float64) / count.clamp(min=1)
+    takes_part = (channel.valid & traj.own).any(1)
+    batch = sets(traj, "batch")[:, 0]
+    found = statistics(mean, batch, takes_part)
+    wide = (found.count >= 2) & (found.high - found.low >= _NARROWEST)
+    z = torch.where(wide, (mean - found.low) / (found.high - found.low).clamp(min=_NARROWEST), 0)
+    usual = statistics(z, batch, takes_part).mean
+    weight = torch.where(wide, least + z * (1 - least) / usual.clamp(min=1e-12), 1)
+    order = torch.where(traj.own, dependency, -1).argsort(dim=1, descending=True, stable=True)
+    place = order.argsort(dim=1)
+    kept = traj.own & (place < (share * count - 1e-9).ceil()[:, None])
+    advantage = torch.where(channel.valid & traj.exists, channel.value, 0)
+    value = torch.where(kept, advantage * weight[:, None].to(advantage.dtype), 0)
+    valid = channel.valid if rest == "zero" else channel.valid & kept
+    return Channel(torch.where(valid, value, 0), valid, channel.reasons)

@@ -1,0 +1,47 @@
+"""Payments of turns, compared with all turns of the group before they are added up to what is still to come."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from payoff.catalogue import method
+from payoff.sets import sets, statistics
+from payoff.trajectories import Channel, Trajectories, per_step, place_steps
+
+
+@method("igpo", kind="advantage", paper="arXiv:2510.14967", sees="group")
+def standardised_payments(
+    channel: Channel, traj: Trajectories, *, scale: Literal["std", "none"] = "std", ddof: int = 0, eps: float = 1e-6
+) -> Channel:
+    """Standardise what every turn is paid among all turns of the group, whichever their number (IGPO).
+
+    (r_k - mean) / (std + eps), paid at the end of turn k; mean and std are over the turns of all the group's rollouts in which the
+    policy acted, a turn being a step and r_k all that is paid in it. Add the outcome to the gains first (`mix`), and follow it with
+    `return_to_go(per="step")`: then A_k = sum_{l >= k} discount^(l - k) (r_l - mean) / std.
+
+    The mean is taken off once for every turn that is left, so a rollout of more turns is charged it more often: where rollouts
+    choose how many turns they take this is a bias, towards few turns when the mean is positive and towards many when it is not, and
+    no baseline. With one turn each it is `grpo`.
+
+    [N, T]. Equal payments get exactly 0, a group with one turn too. Only known turns count; an unknown one stays unknown. What is
+    paid in a step without own actions takes no part and stays as it is. Raises ValueError for an unknown scale.
+
+    >>> from payoff.examples import four_answers
+    >>> paid = Channel(torch.tensor([[0.0, 0.0, 2.0], [1.0, 2.0, 0.0]] * 2), torch.ones(4, 1, dtype=torch.bool))
+    >>> standardised_payments(paid, four_answers(), scale="none").value
+    tensor([[-1.0000, -1.0000,  1.0000],
+            [ 0.0000,  1.0000,  0.0000],
+            [-0.7500, -0.7500,  1.2500],
+            [ 0.2500,  0.0000,  0.0000]])
+    """
+    if scale not in ("std", "none"):
+        raise ValueError(f'standardised_payments: scale must be "std" or "none", got {scale!r}')
+    paid, _, known = per_step(channel, traj)
+    at = traj.step.clamp(min=0).long()
+    acts = torch.zeros(paid.shape, device=traj.device).scatter_add_(1, at, traj.own.float()) > 0
+    found = statistics(paid, sets(traj, "group").expand(paid.shape), known & acts, ddof=ddof)
+    divisor = torch.where(found.std > 0, found.std + eps, 1) if scale == "std" else torch.ones_like(found.std)
+    centred = ((paid.double() - found.mean) / divisor).to(paid.dtype)
+    return place_steps(torch.where(acts, centred, paid), known, traj, channel.reasons)

@@ -1,0 +1,69 @@
+"""Is a text of use to someone who sees only the text? Rewards from what a blind reader answered."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from payoff.catalogue import method
+from payoff.pipeline import Verdict
+
+_WHOLE = re.compile(r"\W*([A-Z])(?:\W*|[).:]\s.*)", re.DOTALL)
+_SAID = re.compile(r"\b(?i:answer|option|choice)(?:\s+is)?\s*:?\s*\**\(?([A-Z])\b(?!['’])")
+_LONGEST = 2000
+
+
+@method("caprl", kind="grader", paper="arXiv:2509.22647")
+def caprl(reader_answers: Sequence[str | None], questions: Sequence[Mapping[str, Any]]) -> Verdict:
+    """The share of questions that a reader who sees only the response answered right, 0..1 (CapRL's utility).
+
+    R = mean over the questions of 1[the reader's letter is the key]. The row holds `questions`, each with its "key", a letter, and
+    `reader_answers`, what a frozen reader said to each, in order: the reader is asked elsewhere, with options in a fresh order
+    every time (`shuffled_question`), or it favours a place. A letter alone, one before a bracket or a full stop, or the last "the
+    answer is X" is read; anything else is wrong. None, where the reader was not reached, is left out.
+
+    An empty response earns what the reader guesses, 1 / options; the variance falls as 1 / questions. Gamed by enumerating
+    everything that might be asked, since length is free, and by what the reader can answer unseen: leave such questions out.
+    No verdict without answers, where their number is not that of the questions, or where a key is no letter.
+
+    >>> caprl(["B", "The answer is (C).", "I cannot tell"], [{"key": "B"}, {"key": "C"}, {"key": "A"}]).value
+    0.6666666666666666
+    """
+    keys = [str(one.get("key", "")).strip().upper() if isinstance(one, Mapping) else "" for one in questions]
+    if len(keys) != len(reader_answers) or not keys:
+        return Verdict(0.0, valid=False, reason=f"{len(reader_answers)} answers of the reader to {len(keys)} questions")
+    if bad := [number for number, key in enumerate(keys, 1) if not re.fullmatch("[A-Z]", key)]:
+        return Verdict(0.0, valid=False, reason=f"the key of question {bad[0]} is no letter")
+    right = [chosen_letter(said) == key for said, key in zip(reader_answers, keys, strict=True) if said is not None]
+    if not right:
+        return Verdict(0.0, valid=False, reason="the reader answered nothing")
+    return Verdict(sum(right) / len(right))
+
+
+def chosen_letter(text: str) -> str | None:
+    """The option that an answer names, or None.
+
+    >>> [chosen_letter(text) for text in ("B", "(c)", "C. A cat", "So the answer is **D**", "A cat sat", "answer: maybe")]
+    ['B', 'C', 'C', 'D', None, None]
+    """
+    said = text[-_LONGEST:]
+    whole = _WHOLE.fullmatch(said.strip()) or re.fullmatch(r"\W*([a-z])\W*", said.strip())
+    if whole:
+        return whole[1].upper()
+    named = _SAID.findall(said)
+    return named[-1].upper() if named else None
+
+
+def shuffled_question(question: Mapping[str, Any], rng: random.Random) -> tuple[str, str]:
+    """A question {"question": ..., "options": [...], "answer": index} as text with its options in a fresh order, and the key.
+
+    >>> text, key = shuffled_question({"question": "Colour?", "options": ["red", "blue"], "answer": 1}, random.Random(0))
+    >>> text.splitlines()[1 + "AB".index(key)]
+    'B. blue'
+    """
+    order = list(range(len(question["options"])))
+    rng.shuffle(order)
+    lines = [f"{chr(65 + place)}. {question['options'][k]}" for place, k in enumerate(order)]
+    return "\n".join([str(question["question"]), *lines]), chr(65 + order.index(question["answer"]))
