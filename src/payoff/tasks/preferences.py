@@ -129,7 +129,7 @@ def recorded_label(label: float | bool | None) -> float | None:
 def recorded_score(score: float | None) -> float | None:
     """The score recorded with a response; no verdict where there is none.
 
-    >>> recorded_score(7), recorded_score(None)
+    >>> recorded_score(7.0), recorded_score(None)
     (7.0, None)
     """
     return None if score is None else float(score)
