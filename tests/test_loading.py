@@ -18,14 +18,14 @@ from payoff.grading import (
 def test_a_function_is_found_by_module_and_by_file(tmp_path, monkeypatch):
     assert load_callable("math:sqrt")(4) == 2
     assert load_callable("pathlib:Path.joinpath") is Path.joinpath
-    (tmp_path / "mine.py").write_text("import neighbour\ndef reward(response): return neighbour.weight\n")
+    (tmp_path / "rewards_of_mine.py").write_text("import neighbour\ndef reward(response): return neighbour.weight\n")
     (tmp_path / "neighbour.py").write_text("weight = 5\n")
-    assert load_callable(f"{tmp_path}/mine.py:reward")(1) == 5
-    assert load_callable(f"{tmp_path}/mine.py")(1) == 5  # the only public function
+    assert load_callable(f"{tmp_path}/rewards_of_mine.py:reward")(1) == 5
+    assert load_callable(f"{tmp_path}/rewards_of_mine.py")(1) == 5  # the only public function
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delitem(sys.modules, "mine", raising=False)
-    assert load_callable("mine.py:reward") is load_callable(f"{tmp_path}/mine.py:reward")
-    assert load_callable("mine:reward")(1) == 5
+    monkeypatch.delitem(sys.modules, "rewards_of_mine", raising=False)
+    assert load_callable("rewards_of_mine.py:reward") is load_callable(f"{tmp_path}/rewards_of_mine.py:reward")
+    assert load_callable("rewards_of_mine:reward")(1) == 5
 
 
 def test_a_function_loaded_from_a_file_pickles_and_a_changed_file_is_read_again(tmp_path):

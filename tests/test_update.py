@@ -120,13 +120,13 @@ class Learnt(nn.Module):
 
 PAIRED = """\
 terms:
-  policy: {paths: {leaf: [total]}, pairs: mine.py:best_worst, loss: mine.py:logistic, aggregation: mine.py:pair_share}
+  policy: {paths: {leaf: [total]}, pairs: asked.py:best_worst, loss: asked.py:logistic, aggregation: asked.py:pair_share}
 """
 
 
 @pytest.fixture
 def made(tmp_path):
-    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "asked.py").write_text(CODE)
 
     def make(*lines, terms=None):
         text = RUN if terms is None else RUN[: RUN.index("terms:")] + terms + RUN[RUN.index("train:") :]
@@ -137,23 +137,23 @@ def made(tmp_path):
 
 
 def test_a_curriculum_chooses_the_starts_learns_from_every_update_and_is_resumed(made, tmp_path):
-    parts, settings = made("curriculum: mine.py:Seldom")
+    parts, settings = made("curriculum: asked.py:Seldom")
     progress = train(parts, settings, checkpoint=tmp_path / "c.pt")
     assert parts.curriculum.counts.tolist() == [8.0] * 6  # 4 updates of 3 starts and 4 rollouts, the 6 prompts in turn
     assert [line["curriculum/seen"] for line in progress.history[1:]] == [3, 6, 6, 6]
-    again, settings = made("curriculum: mine.py:Seldom")
+    again, settings = made("curriculum: asked.py:Seldom")
     train(again, settings, checkpoint=tmp_path / "c.pt")
     assert torch.equal(again.curriculum.counts, parts.curriculum.counts)
 
 
 def test_a_sampler_makes_the_rollouts(made):
-    parts, settings = made("sampler: {name: mine.py:twice, more: 3}")
+    parts, settings = made("sampler: {name: asked.py:twice, more: 3}")
     progress = train(parts, settings)
     assert progress.rollouts == 4 * 3 * 4 * 3
 
 
 def test_replayed_rows_are_trained_on_with_their_own_rewards_and_log_probabilities(made):
-    parts, settings = made("replay: mine.py:Last")
+    parts, settings = made("replay: asked.py:Last")
     progress = Progress(optimiser=torch.optim.SGD(parts.policy.parameters(), lr=0.1))
     first, metrics = update(parts, settings, progress)
     assert (len(first.traj), metrics["replayed"]) == (12, 0)
@@ -165,7 +165,7 @@ def test_replayed_rows_are_trained_on_with_their_own_rewards_and_log_probabiliti
 
 
 def test_rounds_go_on_until_selections_leave_enough_groups_and_no_longer(made):
-    parts, settings = made("selection: [mine.py:informative]")
+    parts, settings = made("selection: [asked.py:informative]")
     settings = type(settings)(**{**settings.__dict__, "rounds": 30, "rollouts": 2, "starts": 5})
     progress = Progress(optimiser=torch.optim.SGD(parts.policy.parameters(), lr=0.0))
     batch, metrics = update(parts, settings, progress)
@@ -177,8 +177,8 @@ def test_rounds_go_on_until_selections_leave_enough_groups_and_no_longer(made):
 
 
 def test_selections_go_by_what_was_scored_and_not_by_what_shaping_made_of_it(made):
-    flat = "shaping: [{on: leaf, do: [mine.py:zero]}]"
-    parts, settings = made(flat, "selection: [mine.py:informative]")
+    flat = "shaping: [{on: leaf, do: [asked.py:zero]}]"
+    parts, settings = made(flat, "selection: [asked.py:informative]")
     progress = Progress(optimiser=torch.optim.SGD(parts.policy.parameters(), lr=0.0))
     settings = type(settings)(**{**settings.__dict__, "starts": 6, "rollouts": 2})
     batch, metrics = update(parts, settings, progress)
@@ -187,7 +187,7 @@ def test_selections_go_by_what_was_scored_and_not_by_what_shaping_made_of_it(mad
 
 
 def test_rounds_end_where_nothing_is_ever_kept(made):
-    parts, settings = made("selection: [mine.py:none_kept]")
+    parts, settings = made("selection: [asked.py:none_kept]")
     settings = type(settings)(**{**settings.__dict__, "rounds": 3})
     before = [p.clone() for p in parts.policy.parameters()]
     progress = Progress(optimiser=torch.optim.SGD(parts.policy.parameters(), lr=0.1))
@@ -217,7 +217,7 @@ def test_a_pairing_that_names_rows_which_are_not_there_is_an_error(made):
 
 
 def test_a_mixing_is_a_part_that_learns_and_is_resumed(made, tmp_path):
-    terms = "terms:\n  policy: {paths: {leaf: [total]}, mix: mine.py:Learnt, then: [rloo], loss: policy-gradient}\n"
+    terms = "terms:\n  policy: {paths: {leaf: [total]}, mix: asked.py:Learnt, then: [rloo], loss: policy-gradient}\n"
     parts, settings = made(terms=terms)
     progress = train(parts, settings, checkpoint=tmp_path / "c.pt")
     assert [line["mix/weight"] for line in progress.history[1:]] == [2, 4, 8, 16]
@@ -253,9 +253,9 @@ def test_a_function_of_ones_own_that_takes_traj_is_a_signal(tmp_path):
 
 def test_print_config_runs_again_as_it_is(made, tmp_path):
     made(
-        "curriculum: {name: mine.py:Seldom, prompts: 6}",
-        "sampler: mine.py:twice",
-        terms=PAIRED.replace("pairs:", "mix: mine.py:Learnt, pairs:"),
+        "curriculum: {name: asked.py:Seldom, prompts: 6}",
+        "sampler: asked.py:twice",
+        terms=PAIRED.replace("pairs:", "mix: asked.py:Learnt, pairs:"),
     )
     loaded = load_run(tmp_path / "run.yaml")
     (tmp_path / "again.yaml").write_text(print_config(loaded))
@@ -266,7 +266,7 @@ def test_print_config_runs_again_as_it_is(made, tmp_path):
     ("line", "said"),
     [
         ("curriculum: rloo", "is a advantage"),
-        ("sampler: {name: mine.py:twice, often: 2}", "has no option 'often'"),
+        ("sampler: {name: asked.py:twice, often: 2}", "has no option 'often'"),
         ("replay: nothing", "unknown replay 'nothing'"),
         ("train: {rounds: 0}", "rounds"),
     ],

@@ -61,9 +61,9 @@ RECIPE = Recipe(
     test=(
         f"{EASY} easy prompts, right with 0.95 at any length, and {HARD} hard ones, right with 0.5 + 0.05 per unit of length; a "
         f"table of logits chooses the length, 1 to {LONGEST}. Groups of {GROUP} of every prompt, GRPO, Adam, one pass, strength "
-        "0.6. All that a length can do is to help hard prompts, and the table tells prompts apart: what a penalty on one prompt "
-        "does to another through shared weights is not tested, nor are language models. The number of updates was sized on seed "
-        "99, which is not among those reported."
+        "0.6. All that a length can do is to help hard prompts, and the table tells prompts apart. The number of updates was "
+        "sized on seed 99, which is not among those reported. Not tested: what a penalty on one prompt does to another through "
+        "shared weights, and language models."
     ),
     arms={
         "outcome": "1 for a right answer",
