@@ -48,7 +48,7 @@ class TokenText:
 
     def ended(self, token: Int[Tensor, " n"], recent: Callable[[int, int], list[int]]) -> Bool[Tensor, " n"]:
         """Which of the rows has just been ended by its last token; `recent(row, k)` gives its last k ids, this one included."""
-        ended = self.certain[token]
+        ended = self.certain.index_select(0, token)
         if self.possible is None:
             return ended
         for place in (self.possible[token] & ~ended).nonzero()[:, 0].tolist():
