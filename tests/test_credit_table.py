@@ -10,7 +10,8 @@ import torch
 
 from payoff.catalogue import index
 from payoff.credit_places import TEACHER, reference_policy, solutions, tree_rewards
-from payoff.credit_table import BEGIN, END, REWARDS, chain_cells, chain_quality, entries, rewritten, tree_cells, tree_quality
+from payoff.credit_table import MARK, REWARDS, chain_cells, chain_quality, entries, tree_cells, tree_quality
+from payoff.made_pages import END, rewritten
 
 PAGE = Path(__file__).parents[1] / "docs" / "credit.md"
 
@@ -30,7 +31,7 @@ def rows_of_page(heading):
 def test_the_page_holds_what_the_command_makes():
     page = PAGE.read_text(encoding="utf-8")
     made = subprocess.run([sys.executable, "-m", "payoff.credit_table"], capture_output=True, text=True, check=True).stdout
-    assert rewritten(page, made.rstrip("\n")) == page, "run: python -m payoff.credit_table docs/credit.md"
+    assert rewritten(page, made.rstrip("\n"), MARK) == page, "run: python -m payoff.credit_table docs/credit.md"
 
 
 def test_every_registered_credit_has_a_row_or_a_reason():
@@ -90,8 +91,8 @@ def test_the_teachers_solutions_are_as_said():
 
 def test_a_page_without_its_marks_is_refused():
     with pytest.raises(ValueError, match="lacks the mark"):
-        rewritten("nothing here", "table")
-    assert rewritten(f"{BEGIN}{END}", "table").count("table") >= 1
+        rewritten("nothing here", "table", MARK)
+    assert rewritten(f"{MARK}{END}", "table", MARK).count("table") >= 1
 
 
 def _words():

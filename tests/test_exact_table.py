@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from payoff.catalogue import index
-from payoff.exact_table import BEGIN, END, REWARDS, Estimator, estimators, figures, reference_policy, rewritten
+from payoff.exact_table import MARK, REWARDS, Estimator, estimators, figures, reference_policy
+from payoff.made_pages import END, rewritten
 
 PAGE = Path(__file__).parents[1] / "docs" / "exact-lab.md"
 
@@ -35,7 +36,7 @@ def by_name(name: str) -> Estimator:
 def test_the_page_holds_what_the_command_makes():
     page = PAGE.read_text(encoding="utf-8")
     made = subprocess.run([sys.executable, "-m", "payoff.exact_table"], capture_output=True, text=True, check=True).stdout
-    assert rewritten(page, made.rstrip("\n")) == page, "run: python -m payoff.exact_table docs/exact-lab.md"
+    assert rewritten(page, made.rstrip("\n"), MARK) == page, "run: python -m payoff.exact_table docs/exact-lab.md"
 
 
 def test_every_registered_advantage_has_a_row_or_a_reason():
@@ -80,5 +81,5 @@ def test_the_tree_has_lengths_that_vary_and_starts_that_differ_in_difficulty():
 
 def test_a_page_without_its_marks_is_refused():
     with pytest.raises(ValueError, match="lacks the mark"):
-        rewritten("nothing here", "table")
-    assert rewritten(f"{BEGIN}{END}", "table").count("table") >= 1
+        rewritten("nothing here", "table", MARK)
+    assert rewritten(f"{MARK}{END}", "table", MARK).count("table") >= 1

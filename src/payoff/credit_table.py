@@ -9,7 +9,6 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -20,10 +19,11 @@ from payoff.catalogue import Method, find, index
 from payoff.credit.returns import immediate, lambda_return, return_to_go, total
 from payoff.credit_places import TREE, Place, chain_place, reference_policy, solutions, tree_place, tree_rewards
 from payoff.intervals import Interval
+from payoff.made_pages import begin, make
 from payoff.pipeline import Target, Transform, checked, weigh
 from payoff.trajectories import Channel, Rewards, Trajectories, prefix_gains
 
-BEGIN, END = "<!-- made by: python -m payoff.credit_table docs/credit.md -->", "<!-- end of what is made -->"
+MARK = begin("payoff.credit_table", "docs/credit.md")
 GROUP_SIZE = 4
 MATTERS = 0.05  # what moves the chance of a right answer by less did not matter
 REWARDS = {
@@ -140,19 +140,6 @@ def chain_cells(entry: Entry, title: str) -> list[str]:
     except (ValueError, KeyError, TypeError):
         return ["-", "-"]
     return [_with_width(found.correlation), _with_width(found.share)]
-
-
-def rewritten(page: str, table: str) -> str:
-    """The page with what lies between its marks exchanged; ValueError where the marks are missing.
-
-    >>> rewritten(f"above\\n{BEGIN}\\nold\\n{END}\\nbelow", "new").splitlines()[2:-2]
-    ['', 'new', '']
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"credit_table: the page lacks the mark {BEGIN if not begin else END}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
 # --- paths
@@ -286,15 +273,5 @@ def _with_width(x: Interval | None) -> str:
     return f"{x.value + 0.0:.2f}{half}"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the tables, or write them into the page that is named."""
-    table = tables(lambda what: print(what, file=sys.stderr))
-    if not arguments:
-        print(table)
-        return
-    page = Path(arguments[0])
-    page.write_text(rewritten(page.read_text(encoding="utf-8"), table), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    make(tables, MARK, sys.argv[1:])

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -23,11 +22,12 @@ from payoff.credit.returns import lambda_return, return_to_go, total
 from payoff.exact import exact_gradient, expected_gradient, gradient_covariance
 from payoff.losses.aggregation import constant_length, sequence_mean, sequence_sum, token_mean
 from payoff.losses.policy_gradient import policy_gradient
+from payoff.made_pages import begin, make
 from payoff.pipeline import Aggregation, Loss, Term, Transform, weigh
 from payoff.policies.tabular import Tabular
 from payoff.trajectories import Channel, Trajectories
 
-BEGIN, END = "<!-- made by: python -m payoff.exact_table docs/exact-lab.md -->", "<!-- end of what is made -->"
+MARK = begin("payoff.exact_table", "docs/exact-lab.md")
 GROUP_SIZES = (2, 4)
 STARTS = (0, 1)
 RESPONSES = ("aaa", "aab", "ab", "b")  # of the tree: `b` ends a response
@@ -140,19 +140,6 @@ def tables(progress: Callable[[str], None] = lambda _: None) -> str:
     return "\n\n".join(parts)
 
 
-def rewritten(page: str, table: str) -> str:
-    """The page with what lies between its marks exchanged; ValueError where the marks are missing.
-
-    >>> rewritten(f"above\\n{BEGIN}\\nold\\n{END}\\nbelow", "new").splitlines()[2:-2]
-    ['', 'new', '']
-    """
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"exact_table: the page lacks the mark {BEGIN if not begin else END}")
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
-
-
 def _path(name: str, advantage: Transform) -> list[Transform]:
     if name in _OF_PAYMENTS:
         return [advantage, return_to_go]
@@ -187,15 +174,5 @@ def _written(x: float) -> str:
     return f"{x if abs(x) >= 5e-4 else 0.0:.3f}"
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print the tables, or write them into the page that is named."""
-    table = tables(lambda what: print(what, file=sys.stderr))
-    if not arguments:
-        print(table)
-        return
-    page = Path(arguments[0])
-    page.write_text(rewritten(page.read_text(encoding="utf-8"), table), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    make(tables, MARK, sys.argv[1:])

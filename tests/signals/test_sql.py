@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from payoff.cli import app
 from payoff.rewards import resolve_reward
 from payoff.rows import from_rows
-from payoff.sandbox import Ended, Result, Sandbox
+from payoff.sandbox import Ended, Result, Sandbox, SandboxError
 from payoff.signals import sql
 from payoff.signals.sql import reasoning_sql, sql_execution, sql_parts, sql_words
 
@@ -211,6 +211,6 @@ def test_every_grader_scores_rows_by_its_name_twice_the_same(tmp_path):
 def _strict():
     try:
         Sandbox().run_python("")
-    except Exception:
+    except SandboxError:
         return False
     return True
