@@ -1,9 +1,16 @@
 """Every registered advantage in one table: python benchmarks/advantages_all.py [NAME ...]
 
-Each gets an outcome reward [N, T] with NaN in all padding, through the credit it is meant for, and is timed from there to the
-advantage. Beside it stands verl's estimator of that kind on the same numbers, results compared first, where verl has one that
-does not loop over rollouts (with --loops also those that do, once); and for all the time of four copies of the reward and its
-validity, as much memory as has to be gone through anyway. Contenders take turns and the fastest round of each counts.
+Each gets an outcome reward [N, T] with NaN in all padding through the credit it is meant for, and is timed from that credit to a
+weight written out for every action, zeros in padding; and once more from the reward on, credit included. Beside it stand
+
+- four plain copies of the [N, T] tensors that it works on: the reward, where the policy acted, and what `READS` names;
+- the floor: four copies, or just those sorts, running sums, scatters into steps, maskings and exponentials of [N, T] that the
+  formula asks for however it is written (`FLOORS`), each timed alone on such tensors; whichever takes longer;
+- verl's estimator of that kind on the same numbers, results compared first, where verl has one that does not loop over rollouts
+  (with --loops also those that do, once). It begins at the reward, so it is compared with the time that includes the credit.
+
+Processor time of this process, contenders in turn, the fastest round of each: a busy machine hardly shows. `--write FILE` puts the
+table between the marks of that file (docs/estimators.md has it).
 """
 
 from __future__ import annotations
@@ -12,9 +19,11 @@ import argparse
 import functools
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,9 +35,10 @@ from payoff.credit.returns import lambda_return, return_to_go, total
 from payoff.pipeline import Transform
 from payoff.trajectories import Channel, Trajectories
 
-Contender = Callable[[], torch.Tensor]
-OF_PAYMENTS = ("token-rate-baseline", "step-rate-baseline", "prime-rloo", "prime-scale")  # these come before the return
-BY_ACTION = ("optimal-token-baseline", "turn-rloo", "turn-grpo", "remax")  # these are meant for a return-to-go
+Contender = Callable[[], Any]
+MARKS = ("<!-- made by benchmarks/advantages_all.py -->", "<!-- end -->")
+OF_PAYMENTS = ("token-rate-baseline", "step-rate-baseline", "prime-rloo", "prime-scale", "igpo")  # these come before the return
+BY_ACTION = ("capo", "optimal-token-baseline", "portool", "remax", "turn-grpo", "turn-rloo", "whiten")  # meant for a return-to-go
 OPTIONS: dict[str, dict[str, Any]] = {
     "grpo": {"convention": "verl"},
     "gpg": {"convention": "verl"},
@@ -42,11 +52,46 @@ VERL = {  # ours -> verl's, and whether it loops over rollouts or groups in Pyth
     "remax": ("remax", False),
     "reinforce-plus-plus": ("reinforce_plus_plus", False),
     "subtract-values": ("gae", False),
+    "whiten": ("masked_whiten", False),
     "opo": ("opo", True),
     "gpg": ("gpg", True),
     "grpo-passk": ("grpo_passk", True),
     "reinforce-plus-plus-baseline": ("reinforce_plus_plus_baseline", True),
     "optimal-token-baseline": ("optimal_token_baseline", True),
+}
+READS = {  # besides the reward and where the policy acted
+    "aem": ("step", "entropy"),
+    "canon": ("entropy",),
+    "igpo": ("step",),
+    "optimal-token-baseline": ("old", "sum_pi_squared"),
+    "oreal": ("token_scores",),
+    "portool": ("step",),
+    "step-rate-baseline": ("step",),
+    "subtract-values": ("values",),
+    "tempflow-grpo": ("std",),
+    "token-rate-baseline": ("step",),
+    "turn-grpo": ("step",),
+    "turn-rloo": ("step",),
+    "vppo": ("old", "corrupted"),
+}
+FLOORS = {  # operations on [N, T] that the formula asks for, however it is written
+    "aem": ("stretches", "sum", "gather", "mask"),
+    "canon": ("mask", "sum", "mask"),
+    "capo": ("mask", "sum", "sum", "mask"),
+    "dancegrpo": ("ticket", "select", "mask"),
+    "igpo": ("stretches", "sum", "mask"),
+    "optimal-token-baseline": ("mask", "exp", "mask", "cumsum", "mask", "rows", "rows", "rows", "rows", "mask"),
+    "oreal": ("mask", "cumsum", "exp", "mask"),
+    "portool": ("stretches", "gather", "mask"),
+    "prime-rloo": ("mask", "sum", "mask"),
+    "prime-scale": ("mask", "backward", "mask", "sum"),
+    "step-rate-baseline": ("stretches", "mask", "sum", "mask"),
+    "tempflow-grpo": ("mask", "sum", "mask"),
+    "token-rate-baseline": ("stretches", "mask", "sum", "mask"),
+    "turn-grpo": ("stretches", "gather", "gather", "mask"),
+    "turn-rloo": ("stretches", "gather", "mask"),
+    "vppo": ("mask", "mask", "exp", "sum", "select", "mask"),
+    "whiten": ("mask", "sum", "sum", "mask"),
 }
 
 
@@ -58,25 +103,39 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=65_536)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4, help="steps of a rollout of full length")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--loops", action="store_true", help="also verl's estimators that loop over rollouts, once each")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks of this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    channel, clean, traj = batch(options.rollouts, options.length, options.group)
-    print(f"torch {torch.__version__}, {options.threads} threads, [{options.rollouts} x {options.length}], ", end="")
-    print(f"groups of {options.group}, fp32, NaN in all padding\n")
-    print(
-        "| advantage | payoff, ms | four copies, ms | copies / payoff | verl, ms | verl / payoff |\n|---|---:|---:|---:|---:|---:|"
+    channel, clean, traj = batch(options.rollouts, options.length, options.group, options.steps)
+    floors = primitives(traj, options.rounds)
+    title = (
+        f"torch {torch.__version__}, {options.threads} thread{'s' * (options.threads > 1)}, "
+        f"[{options.rollouts} x {options.length}], groups of {options.group}, up to {options.steps} steps, fp32, NaN in all padding"
     )
-    copies = lambda: torch.stack([(clean.value.clone().sum() + clean.valid.clone().sum()) for _ in range(4)])
+    lines = [
+        title,
+        "",
+        "| advantage | alone, ms | four copies | alone / four copies | floor | alone / floor | with credit | verl | with / verl |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    print("\n".join(lines))
     for name in sorted(name for kind, name in index() if kind == "advantage"):
-        if options.names and name not in options.names:
-            continue
-        print(row(name, channel, clean, traj, copies, options.rounds, options.loops), flush=True)
+        if not options.names or name in options.names:
+            lines.append(row(name, channel, clean, traj, floors, options.rounds, options.loops))
+            print(lines[-1], flush=True)
+    if options.write is not None:
+        between = re.compile(f"({re.escape(MARKS[0])}\n).*?(\n{re.escape(MARKS[1])})", re.DOTALL)
+        page, found = between.subn(lambda match: match[1] + "\n".join(lines) + match[2], options.write.read_text())
+        if found != 1:
+            raise SystemExit(f"{options.write}: has no place for the table; it begins with {MARKS[0]} and ends with {MARKS[1]}")
+        options.write.write_text(page)
 
 
-def batch(n: int, t: int, group: int) -> tuple[Channel, Channel, Trajectories]:
+def batch(n: int, t: int, group: int, steps: int) -> tuple[Channel, Channel, Trajectories]:
     """The reward with and without NaN in padding, and trajectories that have all that any advantage reads."""
     clean, traj = rollouts(n, t, group)
     rng = torch.Generator().manual_seed(1)
@@ -88,66 +147,105 @@ def batch(n: int, t: int, group: int) -> tuple[Channel, Channel, Trajectories]:
     probability = torch.rand(n, t, generator=rng) * 0.9 + 0.05
     extras = {name: uniform() for name in ("entropy", "std", "gain", "times", "token_scores")}
     extras["sum_pi_squared"] = spoilt(probability.square() * 1.2)
-    valid = torch.ones_like(clean.valid)
-    traj = traj.replace(logp={name: spoilt(probability.log()) for name in ("old", "ref")}, extras={**extras, "greedy": greedy})
+    valid = torch.ones(n, 1, dtype=torch.bool)
+    logp = {name: spoilt(probability.log()) for name in ("old", "ref")}
+    logp["corrupted"] = logp["old"] + 0.3 * torch.randn(n, t, generator=rng)
+    number = (torch.arange(t) * steps // t).expand(n, t)
+    traj = traj.replace(logp=logp, extras={**extras, "greedy": greedy}, step=torch.where(traj.exists, number, -1).int())
     return Channel(spoilt(clean.value), valid), Channel(clean.value, valid), traj
 
 
-def path(name: str) -> Sequence[Transform]:
+def path(name: str) -> tuple[Transform | None, Transform, Transform | None]:
+    """The credit before it, the advantage, and what follows it where it comes before the credit."""
     part: Any = find(name, "advantage")
     part = part().eval() if isinstance(part, type) else functools.partial(part, **OPTIONS.get(name, {}))
     if name in OF_PAYMENTS:
-        return [part, return_to_go]
+        return None, part, return_to_go
     if name in BY_ACTION:
-        return [return_to_go, part]
-    return [functools.partial(lambda_return, trace=0.95) if name == "subtract-values" else total, part]
+        return return_to_go, part, None
+    return functools.partial(lambda_return, trace=0.95) if name == "subtract-values" else total, part, None
 
 
-def row(name: str, channel: Channel, clean: Channel, traj: Trajectories, copies: Contender, rounds: int, loops: bool) -> str:
-    try:
-        steps = path(name)
+def primitives(traj: Trajectories, rounds: int) -> dict[str, float]:
+    """Seconds of the operations in `FLOORS`, each alone on tensors of this size."""
+    spoilt, own = traj.extras["std"], traj.mask
+    x = torch.where(own, spoilt, 0)
+    step, group = traj.step.clamp(min=0).long(), traj.group.long()
+    by_step, by_group = x[:, : int(step.max()) + 1].contiguous(), torch.zeros(int(group.max()) + 1, x.shape[1])
+    flat, number = traj.step.flatten(), torch.arange(x.numel()).view(x.shape)
+    runs = {
+        "mask": lambda: torch.where(own, spoilt, 0),
+        "sum": lambda: x.sum(1),
+        "stretches": lambda: (flat[1:] != flat[:-1]).nonzero(),
+        "gather": lambda: by_step.gather(1, traj.step.clamp(min=0).long()),
+        "rows": lambda: by_group.index_add(0, group, x),
+        "backward": lambda: x.flip(1).cumsum(1).flip(1),
+        "cumsum": lambda: x.cumsum(1),
+        "exp": x.exp,
+        "ticket": lambda: (number ^ (number >> 29)) * 31,
+        "select": lambda: x.topk(x.shape[1] // 2, dim=1, sorted=False),
+    }
+    return timed(runs, rounds)
 
-        def ours() -> torch.Tensor:
-            current = channel
-            for step in steps:
-                current = step(current, traj)
-            return current.value
 
-        contenders: dict[str, Contender] = {"payoff": ours, "copies": copies}
-        result = ours()
-    except (TypeError, ValueError) as error:
-        return f"| {name} | {error} |"
-    verl, looping = VERL.get(name, (None, False))
-    if verl is not None and (loops or not looping):
-        contenders["verl"] = peer(verl, clean, traj)
-        compare(name, result, contenders["verl"](), traj)
+def timed(contenders: dict[str, Contender], rounds: int, once: Sequence[str] = ()) -> dict[str, float]:
+    """The fastest round of each, in seconds of this process's processor time; they take turns."""
     best = dict.fromkeys(contenders, math.inf)
     for turn in range(rounds):
         for label, run in contenders.items():
-            if label == "verl" and looping and turn:
-                continue
-            start = time.perf_counter()
-            run()
-            best[label] = min(best[label], time.perf_counter() - start)
-    cells = [best["payoff"] * 1e3, best["copies"] * 1e3, best["copies"] / best["payoff"]]
-    cells += [best["verl"] * 1e3, best["verl"] / best["payoff"]] if "verl" in best else [math.nan] * 2
-    return f"| {name} | " + " | ".join("" if math.isnan(x) else f"{x:.2f}" for x in cells) + " |"
+            if not (turn and label in once):
+                start = time.process_time()
+                run()
+                best[label] = min(best[label], time.process_time() - start)
+    return best
+
+
+def row(name: str, channel: Channel, clean: Channel, traj: Trajectories, floors: dict[str, float], rounds: int, loops: bool) -> str:
+    credit, part, then = path(name)
+    given = channel if credit is None else credit(channel, traj)
+
+    def whole() -> torch.Tensor:
+        weights = part(channel if credit is None else credit(channel, traj), traj)
+        return written(weights if then is None else then(weights, traj))
+
+    def written(weights: Channel) -> torch.Tensor:
+        return torch.where(traj.mask, weights.value, 0) if weights.value.shape[1] == 1 else weights.value
+
+    columns = {"step": traj.step, **traj.logp, **traj.extras}
+    read = [channel.value, traj.mask, *(columns[tensor] for tensor in READS.get(name, ()))]
+    contenders: dict[str, Contender] = {
+        "alone": lambda: written(part(given, traj)),
+        "whole": whole,
+        "copies": lambda: [x.clone() for _ in range(4) for x in read],
+    }
+    verl, looping = VERL.get(name, (None, False))
+    if verl is not None and (loops or not looping):
+        contenders["verl"] = peer(verl, clean, traj)
+        compare(name, whole(), contenders["verl"](), traj)
+    best = timed(contenders, rounds, once=["verl"] if looping else [])
+    floor = max(best["copies"], sum(floors[operation] for operation in FLOORS.get(name, ())))
+    numbers = [best["alone"] * 1e3, best["copies"] * 1e3, best["alone"] / best["copies"], floor * 1e3, best["alone"] / floor]
+    numbers += [best["whole"] * 1e3, *([best["verl"] * 1e3, best["whole"] / best["verl"]] if "verl" in best else [])]
+    cells = [f"{x:.2f}" if place in (2, 4, 7) else f"{x:.0f}" for place, x in enumerate(numbers)]
+    return f"| {name} | " + " | ".join([*cells, "", ""][:8]) + " |"
 
 
 def peer(name: str, clean: Channel, traj: Trajectories) -> Contender:
     """verl's estimator on the same numbers, padding cleaned for it."""
     from verl.trainer.ppo.core_algos import get_adv_estimator_fn
+    from verl.utils.torch_functional import masked_whiten
 
+    if name == "masked_whiten":
+        mask = traj.mask.float()
+        return lambda: masked_whiten(clean.value.flip(1).cumsum(1).flip(1), mask) * mask
     function, mask, index_ = get_adv_estimator_fn(name), traj.mask.float(), traj.group.numpy()
     logp, squares = (torch.where(traj.exists, x, 0) for x in (traj.logp["old"], traj.extras["sum_pi_squared"]))
     if name == "gae":
         return lambda: function(clean.value, traj.extras["values"][:, :-1], mask, 1.0, 0.95)[0]
     if name == "remax":
         earned = clean.value.sum(1)
-        group = traj.group.long()
-        baseline = torch.zeros(int(group.max()) + 1).index_add(0, group[traj.extras["greedy"]], earned[traj.extras["greedy"]])[
-            group
-        ]
+        group, greedy = traj.group.long(), traj.extras["greedy"]
+        baseline = torch.zeros(int(group.max()) + 1).index_add(0, group[greedy], earned[greedy])[group]
         return lambda: function(clean.value, baseline, mask)[0]
     if name == "reinforce_plus_plus":
         return lambda: function(clean.value, mask, config=SimpleNamespace(gamma=1.0))[0]

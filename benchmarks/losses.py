@@ -1,8 +1,8 @@
 """What every surrogate costs, forward and backward: python benchmarks/losses.py
 
 Each loss of ours with its aggregation, against our own ppo-clip and against the same loss in verl or TRL where there is one, on the
-same tensors. Value and gradient are compared first. Contenders run in turn, several rounds, and the fastest round counts, so that a
-busy machine slows all of them alike. Ratios below 1 mean faster than what they are compared with.
+same tensors. Value and gradient are compared first. Processor time of this process, contenders in turn, the fastest round of each:
+a busy machine hardly shows. Ratios below 1 mean faster than what they are compared with.
 """
 
 from __future__ import annotations
@@ -208,9 +208,9 @@ def timed(contenders: dict[str, Callable[[], Tensor]], new: Tensor, rounds: int)
     best = dict.fromkeys(contenders, float("inf"))
     for _ in range(rounds):
         for name, run in contenders.items():
-            start = time.perf_counter()
+            start = time.process_time()
             torch.autograd.grad(run(), new)
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], time.process_time() - start)
     return best
 
 

@@ -1,11 +1,12 @@
 """Runs a second in the sandbox against a bare interpreter, `subprocess.run([python, "-I", "-c", ...])`, on the same cores.
 
-    python benchmarks/sandbox.py [--seconds 5] [--threads 2] [--level strict] [--json]
+    python benchmarks/sandbox.py [--seconds 20] [--threads 2] [--level strict] [--json]
     python benchmarks/sandbox.py --memory 100000
 
 Two programs: one that prints a number, and one with the imports that solutions of programming tasks begin with. Both contenders
-run in turn, several rounds, and the fastest round counts. With --memory, the server's resident memory, its descriptors and those of
-this process before and after so many runs.
+run in turn, in slices of half a second, so that whatever else the machine does falls on both alike; the ratio is of all their runs
+a second, and that of the processor seconds of one run, with those of the server and of all children, stands beside it. With
+--memory: what the server and this process hold before and after so many runs, and that nothing is left at the end.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ PROGRAMS = {
 }
 
 
-def rate(run: Callable[[str], str], program: str, threads: int, seconds: float) -> float:
-    """Runs a second of a program over so many threads for about so many seconds."""
-    end, began = time.perf_counter() + seconds, time.perf_counter()
+def slice_of(run: Callable[[str], str], program: str, threads: int, seconds: float) -> tuple[int, float]:
+    """Runs of a program over so many threads for about so many seconds, and the seconds they took."""
+    began = time.perf_counter()
+    end = began + seconds
 
     def until_the_end(_: int) -> int:
         count = 0
@@ -44,7 +46,14 @@ def rate(run: Callable[[str], str], program: str, threads: int, seconds: float) 
         return count
 
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(until_the_end, range(threads))) / (time.perf_counter() - began)
+        return sum(pool.map(until_the_end, range(threads))), time.perf_counter() - began
+
+
+def processor(pid: int) -> float:
+    """Processor seconds so far of this process and of a server, each with all children that ended."""
+    own = os.times()
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(own[:4]) + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def bare(program: str) -> str:
@@ -55,16 +64,57 @@ def held(pid: int) -> dict[str, int]:
     """What the server and this process hold."""
     return {
         "server_kib": int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10,
+        "owner_kib": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10,
         "server_descriptors": len(os.listdir(f"/proc/{pid}/fd")),
         "owner_descriptors": len(os.listdir("/proc/self/fd")),
         "server_children": len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()),
+        "zombies": sum(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z" for child in below(pid)),
+        "mounts": len(Path(f"/proc/{pid}/mounts").read_text().splitlines()),
     }
+
+
+def below(pid: int) -> list[str]:
+    """The children of the server and of this process."""
+    return [child for one in (pid, os.getpid()) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
+
+
+def speed(ours: Callable[[str], str], pid: int, threads: int, seconds: float) -> dict[str, dict[str, float]]:
+    found = {}
+    for name, program in PROGRAMS.items():
+        totals = {"sandbox": [0, 0.0, 0.0], "subprocess": [0, 0.0, 0.0]}
+        until = time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            for label, run in (("sandbox", ours), ("subprocess", bare)):
+                before = processor(pid)
+                runs, took = slice_of(run, program, threads, 0.5)
+                totals[label] = [a + b for a, b in zip(totals[label], (runs, took, processor(pid) - before), strict=True)]
+        rates = {label: runs / took for label, (runs, took, _) in totals.items()}
+        cpu = {f"{label}_cpu_ms": 1000 * used / runs for label, (runs, _, used) in totals.items()}
+        ratios = {
+            "ratio": rates["sandbox"] / rates["subprocess"],
+            "cpu_ratio": cpu["subprocess_cpu_ms"] / cpu["sandbox_cpu_ms"],
+        }
+        found[name] = {**rates, **cpu, **ratios}
+    return found
+
+
+def memory(ours: Callable[[str], str], pid: int, threads: int, runs: int) -> dict[str, dict[str, int]]:
+    """What is held after a second of runs, and after so many more; the count so far goes to stderr."""
+    slice_of(ours, PROGRAMS["print a number"], threads, 1.0)
+    before, began = held(pid), time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        for done in range(0, runs, 1000):
+            for answer in pool.map(ours, [PROGRAMS["print a number"]] * min(1000, runs - done)):
+                assert answer == "42\n"
+            if done % 10_000 == 9000:
+                now = held(pid)["server_kib"]
+                print(f"  {done + 1000} runs, {time.perf_counter() - began:.0f} s, server {now} KiB", file=sys.stderr, flush=True)
+    return {"before": before, "after": held(pid)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each round of each contender")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each program")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--level", default="strict")
     parser.add_argument("--memory", type=int, default=0, help="runs after which to look at memory, instead of speed")
@@ -75,22 +125,11 @@ def main() -> None:
     ours = lambda program: sandbox.run_python(program).stdout
     cores = len(os.sched_getaffinity(0))
     found: dict = {"level": options.level, "isolation": isolation, "threads": options.threads, "cores": cores}
+    pid = next(iter(starting._running.values())).process.pid
     if options.memory:
-        pid = next(iter(starting._running.values())).process.pid
-        rate(ours, PROGRAMS["print a number"], options.threads, 1.0)
-        found["before"] = held(pid)
-        with ThreadPoolExecutor(options.threads) as pool:
-            for _ in pool.map(ours, (PROGRAMS["print a number"] for _ in range(options.memory))):
-                pass
-        found |= {"runs": options.memory, "after": held(pid)}
+        found |= {"runs": options.memory, **memory(ours, pid, options.threads, options.memory)}
     else:
-        found["programs"] = {}
-        for name, program in PROGRAMS.items():
-            best = {"sandbox": 0.0, "subprocess": 0.0}
-            for _ in range(options.rounds):
-                for label, run in (("sandbox", ours), ("subprocess", bare)):
-                    best[label] = max(best[label], rate(run, program, options.threads, options.seconds))
-            found["programs"][name] = {**best, "ratio": best["sandbox"] / best["subprocess"]}
+        found["programs"] = speed(ours, pid, options.threads, options.seconds)
     if options.json:
         print(json.dumps(found))
         return
@@ -99,9 +138,9 @@ def main() -> None:
         for name, before in found["before"].items():
             print(f"  {name:20}{before:10} before {found['after'][name]:10} after {options.memory} runs")
         return
-    print(f"  {'runs a second':20}{'sandbox':>10}{'subprocess':>12}{'ratio':>8}")
+    print(f"  {'runs a second':20}{'sandbox':>10}{'subprocess':>12}{'ratio':>8}{'of processor time':>20}")
     for name, row in found["programs"].items():
-        print(f"  {name:20}{row['sandbox']:10.0f}{row['subprocess']:12.0f}{row['ratio']:8.1f}")
+        print(f"  {name:20}{row['sandbox']:10.0f}{row['subprocess']:12.0f}{row['ratio']:8.1f}{row['cpu_ratio']:20.1f}")
 
 
 if __name__ == "__main__":

@@ -101,3 +101,46 @@ def test_print_config_runs_again_as_it_is(tmp_path, capsys, monkeypatch):
         Path("again.yaml").write_text(texts[0])
     strip = lambda text: [line.split("  # ")[0] for line in text.splitlines()]
     assert strip(texts[0]) == strip(texts[1])
+
+
+def test_json_lines_tell_what_happens_and_end_with_the_one_object(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    done = payoff("train", "run.yaml", "train.updates=1", "--arm", "length", "--out", "r", "--json-lines", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *events, answer = map(json.loads, done.stdout.splitlines())
+    assert answer["status"] == "finished"
+    assert [e["event"] for e in events][-1] == "run"
+    assert events[-1]["status"] == "finished"
+    newest = [e for e in events if e["event"] == "evaluation"][-1]
+    assert (newest["arm"], newest["seed"], newest["update"]) == ("length", 0, 1)
+    assert 0 <= newest["truth"] <= 1
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["methods", "--json"], ["methods", "--kind", "nothing"], ["no-such-command"]])
+def test_with_qq_the_exit_code_is_all_there_is(arguments, capsys):
+    with pytest.raises(SystemExit) as loud:
+        main(arguments)
+    assert "".join(capsys.readouterr()) != ""
+    with pytest.raises(SystemExit) as silent:
+        main([*arguments, "-qq"])
+    assert "".join(capsys.readouterr()) == ""
+    assert silent.value.code == loud.value.code
+
+
+def test_the_environment_overrides_the_file_and_the_command_line_overrides_both(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run.yaml").write_text(RUN)
+    monkeypatch.setenv("PAYOFF_TRAIN__UPDATES", "7")
+    monkeypatch.setenv("PAYOFF_TRAIN__STARTS", "5")
+    monkeypatch.setenv("PAYOFF_REWARD", "nothing.py:here")  # another tool's; without a section and a key it is no override
+    with pytest.raises(SystemExit) as end:
+        main(["train", str(tmp_path / "run.yaml"), "train.starts=6", "--print-config"])
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert "updates: 7" in shown
+    assert "# environment PAYOFF_TRAIN__UPDATES" in shown
+    assert "starts: 6" in shown
+    monkeypatch.setenv("PAYOFF_TRIAN__UPDATES", "7")
+    with pytest.raises(SystemExit) as end:
+        main(["train", str(tmp_path / "run.yaml")])
+    assert end.value.code == 2
+    assert "trian" in capsys.readouterr().err

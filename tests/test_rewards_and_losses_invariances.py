@@ -40,7 +40,7 @@ ELSEWHERE = {
     *(f"losses.{name}" for name in ("preferences", "preference_sides", "preference_auxiliary", "preference_links")),
     *(f"losses.{name}" for name in ("reference_free", "nash_preferences", "pair_aggregation")),
     *(f"shaping.{name}" for name in ("completion", "conjunction", "dominance", "noise_correction", "potentials", "unlikeliness")),
-    *(f"losses.{name}" for name in ("token_regularised", "turn_aggregation")),
+    *(f"losses.{name}" for name in ("token_regularised", "turn_aggregation", "predictions")),
     *(
         f"shaping.{name}"
         for name in ("judged_steps", "thoughts", "right_and_short", "schedules", "routing_cost", "gated_process", "trace_back")
@@ -193,7 +193,7 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 every_method = pytest.mark.parametrize(("kind", "name", "options"), VARIANTS, ids=str)
-quick = settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 
 
 @every_method

@@ -14,6 +14,7 @@ _EXTRA_OF = {
     "math_verify": "text",
     "sacrebleu": "text",
     "rouge_score": "text",
+    "nltk": "text",
     "trl": "trl",
     "verl": "verl",
     "tensorboard": "tensorboard",
@@ -24,6 +25,7 @@ _EXTRA_OF = {
     "mujoco": "control",
     "scipy": "solvers",
     "opacus": "privacy",
+    "textworld": "turns",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -199,13 +200,19 @@ class Loaded:
 
 
 def load_run(path: Path, overrides: Sequence[str] = ()) -> Loaded:
-    """Read, override (`key.path=value`) and validate a run file; ConfigError lists every mistake at once."""
+    """Read a run file, override keys and validate; ConfigError lists every mistake at once.
+
+    A key is overridden by `key.path=value`, and before that by the environment: PAYOFF_TRAIN__UPDATES=50 is train.updates=50.
+    """
     marked = read_yaml(path)
     data, marks = marked.data, dict(marked.marks)
     if not isinstance(data, dict):
         raise ConfigError(
             [f"{path}: must be a mapping of sections ({', '.join(RunFile.model_fields)}), is a {type(data).__name__}"]
         )
+    for name in sorted(name for name in os.environ if name.startswith("PAYOFF_") and "__" in name):
+        path_in_file = name.removeprefix("PAYOFF_").lower().replace("__", ".")
+        _override(data, marks, f"{path_in_file}={os.environ[name]}", origin=f"environment {name}")
     for override in overrides:
         _override(data, marks, override)
     data = code_beside(data, path.parent)
@@ -351,14 +358,14 @@ def _allowed(path: Path_) -> list[str]:
     return list(ArmFile.model_fields) if path[0] == "arms" else []
 
 
-def _override(data: dict[str, Any], marks: dict[Path_, Mark], text: str) -> None:
+def _override(data: dict[str, Any], marks: dict[Path_, Mark], text: str, origin: str = "command line") -> None:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError([f"command line: {text!r} is not an override; write key=value, such as train.updates=50"])
+        raise ConfigError([f"{origin}: {text!r} is not an override; write key=value, such as train.updates=50"])
     try:
         parsed = parse_value(value)
     except YamlError as error:
-        raise ConfigError([f"command line: {text!r}: {error}"]) from None
+        raise ConfigError([f"{origin}: {text!r}: {error}"]) from None
     here: Any = data
     path: Path_ = ()
     steps = key.strip().split(".")
@@ -366,18 +373,18 @@ def _override(data: dict[str, Any], marks: dict[Path_, Mark], text: str) -> None
         last = i == len(steps) - 1
         if isinstance(here, list):
             if not step.isdigit() or int(step) >= len(here):
-                raise ConfigError([f"command line: {text!r}: {'.'.join(steps[:i])} has items 0 to {len(here) - 1}, not {step!r}"])
+                raise ConfigError([f"{origin}: {text!r}: {'.'.join(steps[:i])} has items 0 to {len(here) - 1}, not {step!r}"])
             index: str | int = int(step)
         elif isinstance(here, dict):
             index = step
         else:
-            raise ConfigError([f"command line: {text!r}: {'.'.join(steps[:i])} is {here!r} and has no keys"])
+            raise ConfigError([f"{origin}: {text!r}: {'.'.join(steps[:i])} is {here!r} and has no keys"])
         path = (*path, index)
         if last:
             for stale in [p for p in marks if p[: len(path)] == path]:
                 del marks[stale]
             here[index] = parsed
-            marks[path] = marks[(*path, "")] = Mark("command line", 0, 0)
+            marks[path] = marks[(*path, "")] = Mark(origin, 0, 0)
         else:
             if isinstance(here, dict) and isinstance(here.get(index), str):
                 here[index] = {"name": here[index]}

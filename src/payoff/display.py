@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from payoff.runs import Request
+from payoff.terminal import event, events_wanted
 
 PLAIN_EVERY = 30.0  # seconds between plain lines when nothing else is to be said
 
@@ -28,11 +30,24 @@ class RunsDisplay:
         self.reused = sum((request.folder / "result.json").exists() for request in requests)
         self.done: dict[Request, dict] = {}
         self.announced: set[Request] = set()
+        self.evaluated: dict[Request, int] = {}  # the update of the newest evaluation that was told as an event
+        self.ended: set[Request] = set()
         self.live: Live | None = None
 
     @contextmanager
     def showing(self) -> Iterator[RunsDisplay]:
-        """Draw while inside; what is finished stays on the screen."""
+        """Draw, or tell events, while inside; what is finished stays on the screen."""
+        if events_wanted():
+            stop = threading.Event()
+            teller = threading.Thread(target=self._keep_telling, args=(stop,), daemon=True)
+            teller.start()
+            try:
+                yield self
+            finally:
+                stop.set()
+                teller.join()
+                self._tell()
+            return
         if self.quiet or not self.console.is_terminal:
             yield self
             return
@@ -74,6 +89,21 @@ class RunsDisplay:
             table.add_row(Text(f"  {arm or 'run'}"), Text(f"{finished}/{len(mine)}"), bar, state)
         return table
 
+    def _tell(self) -> None:
+        """Events for programs: what every evaluation found, and how every run ended."""
+        for request in self.requests:
+            who, line = {"arm": request.arm or None, "seed": request.seed}, last_metrics(request.folder)
+            if line.get("truth") is not None and self.evaluated.get(request) != line["evaluated"]:
+                self.evaluated[request] = line["evaluated"]
+                event("evaluation", **who, update=line["evaluated"], truth=line["truth"], kl=line["kl"])
+            if request in self.done and request not in self.ended:
+                self.ended.add(request)
+                event("run", **who, status=self.done[request]["status"], error=self.done[request].get("error"))
+
+    def _keep_telling(self, stop: threading.Event) -> None:
+        while not stop.wait(1.0):
+            self._tell()
+
     def _progress(self, request: Request) -> float:
         if request in self.done or (request.folder / "result.json").exists():
             return 1.0
@@ -110,7 +140,7 @@ def last_metrics(folder: Path) -> dict[str, Any]:
     if not rows:
         return {}
     evaluated: dict[str, Any] = next((row for row in reversed(rows) if row.get("truth") is not None), {})
-    return {**rows[-1], "truth": evaluated.get("truth"), "kl": evaluated.get("kl")}
+    return {**rows[-1], "truth": evaluated.get("truth"), "kl": evaluated.get("kl"), "evaluated": evaluated.get("update")}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

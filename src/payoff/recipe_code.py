@@ -1,7 +1,8 @@
 """A hash of the code that a recipe puts to the test, so that results of other code can be told apart.
 
-It covers the recipe's own file and, of every method it names, the definition with all that this definition uses in its own
-module. Comments, docstrings and blank lines do not count. What other modules do is covered by payoff's version alone.
+It covers the recipe's own file, the worlds (`payoff.recipes.worlds`) that it imports and those that these import in turn, and, of
+every method it names, the definition with all that this definition uses in its own module. Comments, docstrings and blank lines
+do not count. What other modules do is covered by payoff's version alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import tokenize
 from pathlib import Path
 
 from payoff.catalogue import index
-from payoff.recipes import Recipe
+from payoff.recipes import HERE, Recipe
+
+WORLDS = HERE / "worlds"
 
 
 def code_hash(recipe: Recipe) -> str:
@@ -30,7 +33,31 @@ def code_hash(recipe: Recipe) -> str:
         place, _, attribute = index()[kind, method].place.partition(":")
         spec = importlib.util.find_spec(place)
         texts.append(definitions(bare(Path(str(spec and spec.origin)).read_text(encoding="utf-8")), attribute))
+    texts += [bare(path.read_text(encoding="utf-8")) for path in worlds(Path(str(module.__file__)))]
     return hashlib.sha256("\n\n".join(texts).encode()).hexdigest()[:16]
+
+
+def worlds(recipe: Path) -> list[Path]:
+    """The files of the worlds that a file imports, directly or through one another, by name.
+
+    >>> from payoff.recipes import HERE
+    >>> [path.name for path in worlds(HERE / "verpo.py")], worlds(HERE / "pure.py")
+    (['functions.py', 'writing.py'], [])
+    """
+    found: dict[str, Path] = {}
+    waiting = [recipe]
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                named = [f"{node.module}", *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                named = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in named:
+                path = WORLDS / f"{name.removeprefix('payoff.recipes.worlds.')}.py"
+                if name.startswith("payoff.recipes.worlds.") and path.is_file() and path.stem not in found:
+                    found[path.stem] = path
+                    waiting.append(path)
+    return [found[name] for name in sorted(found)]
 
 
 def bare(source: str) -> str:

@@ -93,14 +93,18 @@ def statistics(
 
 def rank(x: Float[Tensor, " N"], key: Int[Tensor, " N"], where: Bool[Tensor, " N"], id: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
     """0 for the largest of its set; ties in order of `id`; members that do not count come last."""
-    order = id.argsort(stable=True)
-    order = order[torch.where(where, x, -torch.inf)[order].argsort(descending=True, stable=True)]
-    order = order[(~where)[order].int().argsort(stable=True)]
     index, size = _dense(key)
-    order = order[index[order].argsort(stable=True)]
+    least = torch.where(where, x, -torch.inf)
+    by_id = None if bool((id[1:] > id[:-1]).all()) else id.argsort(stable=True)
+    taken = lambda y, order: y if order is None else y.index_select(0, order)
+    order = taken(least, by_id).argsort(descending=True, stable=True)
+    order = order if by_id is None else by_id.index_select(0, order)
+    if bool((where & (x == -torch.inf)).any()):  # these come before the members that do not count
+        order = order.index_select(0, (~where).index_select(0, order).int().argsort(stable=True))
+    order = order.index_select(0, index.index_select(0, order).argsort(stable=True))
     first = torch.zeros(size + 1, dtype=torch.int64, device=x.device)
     first[1:] = torch.bincount(index, minlength=size).cumsum(0)
-    place = torch.arange(len(x), device=x.device) - first[index[order]]
+    place = torch.arange(len(x), device=x.device) - first.index_select(0, index.index_select(0, order))
     return torch.empty_like(place).scatter_(0, order, place)
 
 

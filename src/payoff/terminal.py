@@ -16,7 +16,7 @@ from payoff import __version__
 if TYPE_CHECKING:
     from rich.console import Console
 
-_settings = {"color": "auto", "debug": False}
+_settings = {"color": "auto", "debug": False, "silent": False, "events": False}
 
 
 @dataclass
@@ -37,8 +37,8 @@ class Answer:
 
 
 def configure(arguments: Sequence[str]) -> list[str]:
-    """Take the options that every command has (--color, --debug) out of the arguments, wherever they stand."""
-    _settings.update(color="auto", debug=False)
+    """Take the options that every command has (--color, --debug, -qq, --json-lines) out of the arguments, wherever they stand."""
+    _settings.update(color="auto", debug=False, silent=False, events=False)
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
@@ -46,6 +46,11 @@ def configure(arguments: Sequence[str]) -> list[str]:
             rest += [word, *words]
         elif word == "--debug":
             _settings["debug"] = True
+        elif word == "-qq":
+            _settings["silent"] = True
+        elif word == "--json-lines":
+            _settings["events"] = True
+            rest.append("--json")
         elif word == "--color":
             _settings["color"] = next(words, "")
         elif word.startswith("--color="):
@@ -78,7 +83,24 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """One line of talk."""
-    print(plain(text), file=sys.stderr, flush=True)
+    if not _settings["silent"]:
+        print(plain(text), file=sys.stderr, flush=True)
+
+
+def silent() -> bool:
+    """Whether nothing is to be shown, and the exit code is all (-qq)."""
+    return bool(_settings["silent"])
+
+
+def events_wanted() -> bool:
+    """Whether a program reads along (--json-lines)."""
+    return bool(_settings["events"]) and not silent()
+
+
+def event(kind: str, **fields: Any) -> None:
+    """Something that happened on the way, as a line of JSON on standard output, for who asked for --json-lines."""
+    if events_wanted():
+        print(json.dumps({"event": kind, **fields}, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def plain(text: str) -> str:
@@ -146,7 +168,7 @@ def report_usage(error: Exception, arguments: Sequence[str]) -> int:
     usage = hasattr(error, "format_message")
     line = message.strip().replace("\n", " ") if usage else failure(error).errors[0]
     code = 2 if usage else failure(error).exit_code
-    if "--json" in arguments:
+    if "--json" in arguments or silent():
         _show("", Answer(errors=[line], exit_code=code), as_json=True)
     else:
         print(f"error: {plain(line)}    help: payoff --help", file=sys.stderr)
@@ -154,6 +176,8 @@ def report_usage(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _show(name: str, answer: Answer, as_json: bool) -> None:
+    if silent():
+        return
     if as_json:
         print(json.dumps(_envelope(name, answer), ensure_ascii=False, allow_nan=False))
         return

@@ -338,7 +338,7 @@ def at_start(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, " N"],
     if channel.value.shape[1] == 1 and channel.valid.shape[1] == 1:
         value, valid = channel.value[:, 0], channel.valid[:, 0]
     else:
-        first = traj.own.int().argmax(1, keepdim=True)
+        first = _first(traj.own)[:, None]
         value = channel.value.expand(traj.mask.shape).gather(1, first)[:, 0]
         valid = channel.valid.expand(traj.mask.shape).gather(1, first)[:, 0]
     return torch.where(valid, value, 0), valid
@@ -355,7 +355,7 @@ def log_ratio(
 
     level: of each action; or the sum over the actions of its step, or of its trajectory, at every own action.
     """
-    ratio = torch.where(traj.own, a, 0) - torch.where(traj.own, b, 0)
+    ratio = torch.where(traj.own, a - b, 0)  # a difference hands its gradient on whatever its value, so NaN stays out of that too
     if level == "sequence":
         ratio = ratio.sum(1, keepdim=True).expand_as(ratio)
     elif level == "step":
@@ -387,20 +387,23 @@ def _row_blocks(channel: Channel, traj: Trajectories):
 
 
 def _sum_before(value: Float[Tensor, "N T"], length: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    """The sum of each row's entries before its length, whatever lies beyond.
-
-    Many short rows are multiplied by rows of ones and zeros from a table, twice as fast as choosing; where NaN or infinity lies
-    beyond a length, that gives NaN, and they are chosen after all.
-    """
+    """The sum of each row's entries before its length, whatever lies beyond."""
     width = value.shape[1]
-    if width <= _TABLE < len(length):
-        table = value.new_ones(width + 1, width).tril(-1)
-        rows = max(1, 2 * _BLOCK // width)
-        blocks = zip(length.split(rows), value.split(rows), strict=True)
-        total = torch.cat([(table.index_select(0, n) * x).sum(1) for n, x in blocks])
-        if torch.isfinite(total).all():
-            return total
-    return torch.where(_before(length, width), value, 0).sum(1)
+    # Of many short rows the bits beyond are cleared by rows of a table: faster than choosing, and whatever they are.
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}.get(value.element_size())
+    if not width <= _TABLE < len(length) or bits is None or value.requires_grad:
+        return torch.where(_before(length, width), value, 0).sum(1)
+    table = torch.full((width + 1, width), -1, dtype=bits, device=value.device).tril(-1)
+    rows = max(1, _BLOCK // width)
+    blocks = zip(length.split(rows), value.split(rows), strict=True)
+    return torch.cat([table.index_select(0, n).bitwise_and_(x.view(bits)).view(value.dtype).sum(1) for n, x in blocks])
+
+
+def _first(mask: Bool[Tensor, "N T"]) -> Int[Tensor, " N"]:
+    """Where each row's first True is; 0 where there is none. Mostly it is the first entry, so only the other rows are searched."""
+    first = torch.zeros(len(mask), dtype=torch.int64, device=mask.device)
+    late = (~mask[:, 0]).nonzero().squeeze(1)
+    return first if not len(late) else first.index_copy_(0, late, mask[late].view(torch.uint8).argmax(1))
 
 
 def _before(length: Int[Tensor, " n"], width: int) -> Bool[Tensor, "n width"]:

@@ -118,7 +118,7 @@ def optimise(
             progress.optimiser.zero_grad(set_to_none=True)
             size = settings.microbatch if settings.microbatch and not together else len(rows)
             for some in rows.split(size):
-                part = traj.select(some)
+                part = traj if len(cuts) == 1 and len(some) == len(traj) else traj.select(some)
                 evaluation = parts.policy.evaluate(part, want)
                 loss = torch.zeros((), device=part.device)
                 for name, term in parts.terms.items():

@@ -23,6 +23,7 @@ STATES = ("values", "log_reward")  # extras of states, one more than there are a
 REFUSES = {("credit", "prm-gflownet")}  # these numbers altogether: it takes scores in 0..1, and is tried in a file of its own
 NEEDED = {  # without which a method refuses these numbers
     ("advantage", "bnpo"): {"low": -40.0, "high": 40.0},
+    ("advantage", "duration-aware-pg"): {"of": "times"},
     ("advantage", "max-rl"): {"low": -40.0},
     ("advantage", "vppo"): {"corrupted": "ref"},
 }
@@ -130,7 +131,7 @@ def select(channel: Channel, rows: torch.Tensor, width: int) -> Channel:
 
 
 every_method = pytest.mark.parametrize("case", CASES, ids=label)
-quick = settings(max_examples=10, deadline=None)
+quick = settings(max_examples=6, deadline=None)
 
 
 def test_there_are_methods_to_test():

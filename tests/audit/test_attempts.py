@@ -13,9 +13,8 @@ from payoff.audit.attempts import (
     references_of,
     responses_of,
     rightness,
-    share_by,
-    worst_examples,
 )
+from payoff.audit.rates import share_by, worst_examples
 from payoff.audit.scorer import Scorer
 from payoff.grading import signal
 

@@ -5,8 +5,10 @@ import random
 
 import pytest
 
-from payoff.audit.checks import CHECKS, Case
+from payoff.audit.case import Case
+from payoff.audit.checks import CHECKS
 from payoff.audit.measurement import Measurement, worst_first
+from payoff.audit.oversized import oversized
 from payoff.audit.page import page
 from payoff.audit.report import AuditError, audit, differences, from_json, gates, hit, told
 from payoff.audit.scorer import Scorer
@@ -29,6 +31,13 @@ def sums(prompts=100, answers=4, seed=0):
     return rows
 
 
+@pytest.fixture(autouse=True)
+def _small_giants(monkeypatch):
+    """Very long responses have tests of their own; here they would be most of the time."""
+    short = lambda *given, **options: oversized(*given, **options | {"seconds": 0.02, "sizes": (100, 1000), "kinds": ("filler",)})
+    monkeypatch.setattr("payoff.audit.checks.oversized", short)
+
+
 def lenient(response, reference):
     return float(reference in response)
 
@@ -39,8 +48,9 @@ def of(reward, rows=None, **options):
 
 @pytest.mark.slow
 def test_a_lenient_reward_fails_first_by_what_is_wrong_with_it_and_the_registered_one_has_no_finding():
-    chosen = [name for name in CHECKS if name != "health"]  # how long it takes is the machine's
-    flawed, clean = (audit(of(reward), reward=reward.__name__, only=chosen) for reward in (lenient, answer_match))
+    chosen = [name for name in CHECKS if name not in ("health", "distance")]  # how long it takes is the machine's
+    few = sums(80, 2)
+    flawed, clean = (audit(of(reward, few), reward=reward.__name__, only=chosen) for reward in (lenient, answer_match))
     assert flawed.verdict == "fails"
     assert flawed.findings[0].name in ("attack-hedged-answer", "attack-retracted-answer", "attack-buried-answer")
     assert [m.name for m in clean.findings] == []
@@ -69,15 +79,16 @@ def test_finished_checks_are_read_back_until_what_they_depend_on_changes(tmp_pat
         asked.append(response)
         return answer_match(response, reference)
 
-    first = audit(of(counting), only=["discrimination"], folder=tmp_path, key="a")
+    rows = sums(20)
+    first = audit(of(counting, rows), only=["discrimination"], folder=tmp_path, key="a")
     before = len(asked)
-    again = audit(of(counting), only=["discrimination"], folder=tmp_path, key="a")
+    again = audit(of(counting, rows), only=["discrimination"], folder=tmp_path, key="a")
     assert len(asked) == before
     assert [m.as_json() for m in again.measurements] == [m.as_json() for m in first.measurements]
-    audit(of(counting), only=["discrimination"], folder=tmp_path, key="b")
+    audit(of(counting, rows), only=["discrimination"], folder=tmp_path, key="b")
     assert len(asked) > before
     (tmp_path / "discrimination.json").write_text("{half")
-    assert audit(of(counting), only=["discrimination"], folder=tmp_path, key="b").measurements
+    assert audit(of(counting, rows), only=["discrimination"], folder=tmp_path, key="b").measurements
 
 
 def test_a_measurement_survives_its_json():
@@ -115,7 +126,7 @@ def test_the_result_is_that_of_the_whole_interval_and_of_enough():
 
 
 def test_gates_speak_of_families_and_single_measures():
-    found = audit(of(lenient, sums(60)), only=["discrimination", "attacks"])
+    found = audit(of(lenient, sums(20)), only=["discrimination", "attacks"])
     assert gates("attack_fpr>0.01,auc<0.9") == [("attack-fpr", ">", 0.01), ("auc", "<", 0.9)]
     assert hit(("attack-fpr", ">", 0.01), found).endswith("(> 0.01)")
     assert hit(("auc", "<", 0.5), found) is None
@@ -147,7 +158,7 @@ def files(tmp_path, monkeypatch):
         "def lenient(response, reference):\n    return float(reference in response)\n"
         "def raises(response, reference):\n    raise RuntimeError('no')\n"
     )
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(60)))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(20)))
     return tmp_path
 
 
@@ -178,15 +189,15 @@ def test_a_damaged_line_costs_that_line_and_is_counted(files, capsys):
     assert code == 1
     assert "warning: 3 rows could not be read and were left out; the first: rows.jsonl line 1: is not JSON" in out.err
     found = json.loads((files / "out.json").read_text())
-    assert (found["rows"], found["damaged_rows"]) == (240, 3)
+    assert (found["rows"], found["damaged_rows"]) == (80, 3)
 
 
 def test_another_reward_is_audited_on_the_same_rows_and_counted_apart(files, capsys):
     code, out = run([*BASE, "--against", "mine.py:raises", "--json", "out.json"], capsys)
     assert code == 1
     found = json.loads((files / "out.json").read_text())
-    assert (found["invalid"], found["against"]["invalid"]) == (0, 240)
-    assert "mine.py:lenient against mine.py:raises, on the same 240 responses" in out.out
+    assert (found["invalid"], found["against"]["invalid"]) == (0, 80)
+    assert "mine.py:lenient against mine.py:raises, on the same 80 responses" in out.out
     code, out = run([*BASE, "--against", "mine.py:raises", "--json"], capsys)
     assert json.loads(out.out)["counts"]["by_reason"] == {}  # those of the reward, not of the other
 

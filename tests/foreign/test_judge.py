@@ -1,14 +1,18 @@
 """Judges: what they are asked, what of their words counts, what is kept, and that the spending limit holds."""
 
+import copy
 import json
 import re
 
 import pytest
 
 from payoff.arguments import MissingFieldError
+from payoff.build import resolve
+from payoff.config import Part
 from payoff.foreign import RewardError, foreign_reward
-from payoff.foreign.judge import read_judgement
-from payoff.rewards import resolve_reward
+from payoff.foreign.judge import JudgeReward
+from payoff.pipeline import join
+from payoff.rewards import as_signal, resolve_reward
 from payoff.rows import from_rows
 
 from .conftest import as_json
@@ -70,42 +74,6 @@ def test_a_quoted_response_cannot_forge_its_end(serve, scores, judge):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [
-        "0.7",
-        "[]",
-        "",
-        '{"score": 0.7}',
-        '{"score": 0.7, "reason": 1}',
-        '{"score": 0.7, "reason": "", "confidence": 1}',
-        '{"score": "0.7", "reason": ""}',
-        '{"score": true, "reason": ""}',
-        '{"score": null, "reason": ""}',
-        '{"score": 1.01, "reason": ""}',
-        '{"score": -1e-9, "reason": ""}',
-        '{"score": NaN, "reason": ""}',
-        '{"score": 1, "score": 0, "reason": ""}',
-        'The answer: {"score": 0.7, "reason": ""}',
-        '{"score": 0.7, "reason": ""} {"score": 1, "reason": ""}',
-        '```json\n{"score": 0, "reason": ""}\n```\n```json\n{"score": 1, "reason": ""}\n```',
-    ],
-)
-def test_only_one_object_with_score_and_reason_is_a_judgement(content):
-    said = read_judgement(content)
-    assert not isinstance(said, float)
-    assert not said.valid
-    assert said.reason
-    assert "\n" not in said.reason
-
-
-@pytest.mark.parametrize(
-    "content", ['{"score": 1, "reason": ""}', ' {"reason": "x", "score": 1.0}\n', '```json\n{"score": 1, "reason": ""}\n```']
-)
-def test_a_whole_object_is_a_judgement_also_in_a_fence(content):
-    assert read_judgement(content) == 1.0
-
-
-@pytest.mark.parametrize(
     ("answer", "told"),
     [
         (as_json({}), "no chat completion"),
@@ -122,7 +90,7 @@ def test_an_answer_that_is_no_completion_is_no_verdict_and_not_kept(serve, score
     numbers, reasons = scores(signal, ROWS[:1])
     assert numbers == [None]
     assert told in reasons[0]
-    assert len(signal.grader.store) == 0
+    assert len(signal.grader.client.store) == 0
 
 
 def test_what_was_judged_is_replayed_without_asking_in_a_new_run(serve, scores, judge):
@@ -225,14 +193,18 @@ def test_a_field_that_is_missing_costs_the_row_or_names_what_there_is(serve, sco
     assert numbers == [pytest.approx(0.1), None]
     assert reasons[1] == "there is no 'prompt'"
     with pytest.raises(
-        MissingFieldError, match="the template reads 'prompt', which no row has; the rows have propmt, response; did"
+        MissingFieldError, match="the judge is shown 'prompt', which no row has; the rows have propmt, response; did"
     ):
         judge(server)(from_rows([{"propmt": "x", "response": "y"}]))
 
 
 def test_mistakes_are_said_in_one_line(tmp_path):
-    (tmp_path / "blind.txt").write_text("Judge {prompt}")
+    (tmp_path / "blind.txt").write_text("Judge {prompt}\n")
+    (tmp_path / "open.txt").write_text("Judge {response}")
     (tmp_path / "body.json").write_text('{"messages": []}')
+    (tmp_path / "free.json").write_text('{"max_tokens": null}')
+    (tmp_path / "shape.json").write_text('{"properties": {"score": {"type": "number"}}}')
+    (tmp_path / "odd.json").write_text('{"multipleOf": 2}')
     (tmp_path / "kept.sqlite").write_text("this is no database, but long enough to be read as the head of one, I should think.")
     for spec, told in [
         ("judge:http://host/v1", "judge:BASE_URL#MODEL"),
@@ -244,8 +216,62 @@ def test_mistakes_are_said_in_one_line(tmp_path):
         (f"judge:http://host/v1#m?store={tmp_path}/kept.sqlite", "not a database"),
         ("judge:http://host/v1#m?calls=-1", "calls must be at least 0"),
         ("judge:http://host/v1#m?api_key=x", "no option 'api_key'"),
+        ("judge:http://host/v1#m?repairs=-1", "repairs must be at least 0"),
+        ("judge:http://host/v1#m?form=xml", "form must be one of"),
+        ("judge:http://host/v1#m?spend=1", "spend needs prompt_price"),
+        (f"judge:http://host/v1#m?spend=1&completion_price=1&body={tmp_path}/free.json&store=off", "must be known"),
+        (f"judge:http://host/v1#m?schema={tmp_path}/odd.json", "needs a template"),
+        (f"judge:http://host/v1#m?schema={tmp_path}/odd.json&template={tmp_path}/open.txt", "'multipleOf' is not checked here"),
+        (f"judge:http://host/v1#m?schema={tmp_path}/shape.json&template={tmp_path}/open.txt&store=off", "must require 'score'"),
+        (f"judge:http://host/v1#m?replay={tmp_path}/none.jsonl", "no such file"),
+        (f"judge:http://host/v1#m?replay={tmp_path}/blind.txt", "blind.txt:1"),
+        (f"judge:http://host/v1#m?ledger={tmp_path}/kept.sqlite&store=off", "not a database"),
+        ("judge:http://host/v1#m?against=group&orders=both&store=off", "orders must be one of agree, mean, one"),
+        (f"judge:http://host/v1#m?against=group&template={tmp_path}/open.txt", "must say {first}"),
     ]:
         with pytest.raises(RewardError) as raised:
             resolve_reward(spec)
         assert told in str(raised.value), spec
         assert "\n" not in str(raised.value)
+
+
+def test_a_schema_of_ones_own_is_told_to_the_server_and_names_the_reward(serve, scores, judge, tmp_path):
+    shape = {"type": "object", "properties": {"points": {"type": "integer", "minimum": -5, "maximum": 5}}, "required": ["points"]}
+    (tmp_path / "shape.json").write_text(json.dumps(shape))
+    (tmp_path / "points.txt").write_text("Points for {response}")
+    server = serve(lambda body, number: says('{"points": -3, "why": "wrong"}'))
+    more = {
+        "schema": str(tmp_path / "shape.json"),
+        "template": str(tmp_path / "points.txt"),
+        "score": "points",
+        "form": "json_schema",
+    }
+    assert scores(judge(server, **more, seed=7), ROWS[:1])[0] == [-3.0]
+    assert server.seen[0]["response_format"]["json_schema"]["schema"] == shape
+    assert server.seen[0]["seed"] == 7
+
+
+def test_another_seed_is_another_request(serve, scores, judge):
+    server = serve(by_length)
+    for seed in (0, 1, 0):
+        scores(judge(server, seed=seed), ROWS[:1])
+    assert [body["seed"] for body in server.seen] == [0, 1]
+
+
+def test_a_judge_is_a_reward_of_a_run_file(serve, scores, tmp_path):
+    server = serve(by_length)
+    place = f"{server.url}/v1#tiny/judge?store={tmp_path}/kept.sqlite&wait=0.001"
+    part = Part.model_validate({"name": "payoff.foreign.judge:JudgeReward", "place": place})
+    signal = as_signal(resolve(part, ("signal",)), "quality")
+    assert isinstance(signal, JudgeReward)
+    assert scores(signal, ROWS)[0] == [pytest.approx(0.1), pytest.approx(0.2)]
+    rewards = join({"quality": signal})(from_rows(ROWS))
+    assert set(rewards) == {"quality"}
+
+
+def test_a_copy_spends_from_the_same_purse(serve, scores, judge):
+    server = serve(by_length)
+    first = judge(server, calls=1, store="off")
+    second = copy.deepcopy(first.grader)
+    scores(first, ROWS[:1])
+    assert "the limit of 1 requests" in second([{"prompt": "p", "response": "x"}])[0].reason

@@ -1,10 +1,15 @@
 """The conversions against TRL's own trainer: a tiny Llama generates and scores, and TRL's own loss reads what comes back."""
 
+import math
+
 import pytest
 import torch
 
 from payoff.integrations.trl import advantages_from_trl, from_trl, to_trl, trl_advantages, with_advantages
-from payoff.trajectories import Channel, StopReason, constant
+from payoff.integrations.trl_rewards import reward_function
+from payoff.rewards import resolve_reward
+from payoff.rows import from_rows
+from payoff.trajectories import Channel, StopReason, constant, outcome
 
 EOS, PAD = 1, 0
 
@@ -186,3 +191,39 @@ def test_the_real_trainers_batch_is_read_and_its_own_loss_reads_it_back(trainer)
     each = Channel(advantage.value.expand(traj.mask.shape).clone(), traj.exists.clone())
     assert torch.allclose(loss(with_advantages(output, each, traj)), theirs, atol=1e-6)
     assert not torch.allclose(loss(with_advantages(output, each._replace(value=2 * each.value), traj)), theirs, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_step_of_trls_own_trainer_with_several_signals_pays_what_they_say_of_its_rows(trainer, tmp_path):
+    import datasets
+    import trl
+
+    names = ["token-f1", "ifeval", "majority-agreement", "repetition", "stated-confidence", "length"]
+    asked = [{"id": "keywords:frequency", "keyword": "w4", "frequency": 2, "relation": "less than"}, {"id": "punctuation:no_comma"}]
+    rows = [{"prompt": prompt, "reference": "w4 w5 w6", "instructions": asked} for prompt in ("w1 w2 w3", "w4")]
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=2, max_completion_length=8, use_cpu=True,
+        bf16=False, report_to=[], max_steps=1, seed=0, save_strategy="no", disable_tqdm=True, logging_steps=1, learning_rate=0.1,
+    )  # fmt: skip
+    made = trl.GRPOTrainer(
+        model=trainer.model,
+        reward_funcs=[reward_function(name) for name in names],
+        args=args,
+        train_dataset=datasets.Dataset.from_list(rows),
+        processing_class=trainer.processing_class,
+    )
+    before = [value.detach().clone() for value in made.model.parameters()]
+    made.train()
+    assert any(not torch.equal(a, b) for a, b in zip(made.model.parameters(), before, strict=True))
+    texts, paid = list(made._logs["completion"]), made._logs["rewards"]
+    assert list(paid) == names
+    said = [{**rows[0], "prompt": p, "response": text} for p, text in zip(made._logs["prompt"], texts, strict=True)]
+    traj = from_rows(said)
+    for name in names[:-1]:  # rows do not say how many tokens they had
+        value, valid = outcome(resolve_reward(name)(traj)[name], traj)
+        theirs = [None if x is None or math.isnan(x) else x for x in paid[name]]
+        assert theirs == [pytest.approx(x) if ok else None for x, ok in zip(value.tolist(), valid.tolist(), strict=True)], name
+    assert theirs == [None] * 4  # none of them states a confidence
+    told = made.state.log_history[0]
+    assert told["payoff/stated-confidence/no_verdict"] == 1.0
+    assert told["payoff/length"] == pytest.approx(told["rewards/length/mean"])

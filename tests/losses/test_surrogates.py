@@ -108,7 +108,7 @@ def test_at_ratio_one_every_action_keeps_an_advantage_of_its_own(name):
     torch.testing.assert_close(slope(ALL[name], here, traj, target), slope(policy_gradient, here, traj, target))
 
 
-@pytest.mark.parametrize("name", AVERAGED)
+@pytest.mark.parametrize("name", sorted(AVERAGED))
 def test_one_ratio_for_all_actions_averages_their_advantages(name):
     traj = four_answers()
     here = Evaluation(traj.logp["old"].clone().requires_grad_(), {})

@@ -9,7 +9,7 @@ from payoff.build import build
 from payoff.config import load_run
 from payoff.train import train
 
-GRID = {"name": "hypergrid", "dimensions": 2, "side": 6}
+GRID = {"name": "hypergrid", "dimensions": 2, "side": 5}
 REWARD, SOFT, END = "log-reward", "soft-rl", "trajectory-mean"
 
 
@@ -44,7 +44,7 @@ def run(tmp_path: Path, terms: dict, task: dict = GRID, **settings):
         "policy": {"name": "gflownet", "task": task, "network": "table", "critic": True},
         "reward": {"reward": REWARD, "soft": SOFT},
         "terms": terms,
-        "train": {"starts": 1, "rollouts": 64, "learning_rate": 0.05, "gradient_clip": 0.0, "updates": 150, **settings},
+        "train": {"starts": 1, "rollouts": 64, "learning_rate": 0.1, "gradient_clip": 0.0, "updates": 80, **settings},
         "evaluate": {"every": 0, "starts": 32},
     }
     spec["policy"]["log_z_rate"] = 2.0
@@ -64,6 +64,9 @@ def test_every_road_leads_to_the_reward_over_its_sum(tmp_path, arm):
     assert after < 0.2, after
     assert history[-1]["truth"] > history[0]["truth"]
     assert history[-1]["invalid"] == 0
+    if arm == "trajectory":  # and the learned log Z is that of the rewards
+        assert history[-1]["balance/log_z"] == pytest.approx(parts.policy.graph.log_z, abs=0.05)
+        assert history[-1]["balance/residual"] < 0.5 * history[1]["balance/residual"]
 
 
 @pytest.mark.slow
@@ -71,17 +74,12 @@ def test_paid_as_increments_detailed_balance_learns_much_sooner_where_parts_have
     task = {"name": "bits", "length": 6, "order": "any", "modes": 2, "exponent": 1.5}
     found = {}
     for path in ((), ("fl-gfn",)):
-        parts, _ = run(tmp_path, balance("detailed-balance", *path, aggregation="token-mean"), task)
+        parts, _ = run(
+            tmp_path, balance("detailed-balance", *path, aggregation="token-mean"), task, updates=150, learning_rate=0.05
+        )
         found[path] = parts.task.measure(parts.policy)["l1"]
     assert found["fl-gfn",] < 0.4
     assert found[()] > 2 * found["fl-gfn",]
-
-
-@pytest.mark.slow
-def test_the_learned_log_z_is_that_of_the_rewards(tmp_path):
-    parts, history = run(tmp_path, ARMS["trajectory"])
-    assert history[-1]["balance/log_z"] == pytest.approx(parts.policy.graph.log_z, abs=0.15)
-    assert history[-1]["balance/residual"] < 0.5 * history[1]["balance/residual"]
 
 
 def test_a_loss_that_needs_flows_is_refused_before_the_first_rollout(tmp_path):
@@ -101,7 +99,7 @@ def test_a_run_that_is_cut_into_minibatches_or_named_in_short_is_the_same_kind_o
     spec["terms"]["t"] |= {"loss": "trajectory-balance", "aggregation": END}
     path.write_text(yaml.safe_dump(spec))
     assert build(load_run(path))[0].policy.space.side == 8
-    assert parts.task.side == 6
+    assert parts.task.side == 5
 
 
 def test_a_language_model_trains_on_the_variance_of_balance(tmp_path):

@@ -30,12 +30,36 @@ def test_commands_on_pages_exist(page):
 
 def named_in(data: dict) -> set[str]:
     """The methods that part of a run file names, wherever a method may stand; functions of one's own left out."""
-    terms = list(data.get("terms", {}).values())
-    parts = [*(data.get(section) for section in ("task", "policy") if section in data), *data.get("reward", {}).values()]
+    arms = [data, *data.get("arms", {}).values()]  # an arm may replace any of these
+    terms = [term for arm in arms for term in (arm.get("terms") or {}).values()]
+    parts = [arm[place] for arm in arms for place in ("task", "policy", "curriculum", "sampler", "replay") if arm.get(place)]
+    parts += [signal for arm in arms for signal in (arm.get("reward") or {}).values()]
+    parts += [part for arm in arms for place in ("shaping", "selection") for part in arm.get(place) or ()]
     parts += [part for term in terms for path in (*term.get("paths", {}).values(), term.get("then", [])) for part in path]
-    parts += [term[key] for term in terms for key in ("loss", "aggregation") if key in term]
-    names = {part if isinstance(part, str) else part["name"] for part in parts}
+    parts += [term[key] for term in terms for key in ("loss", "aggregation", "pairs", "mix") if key in term]
+    parts += [inner for part in parts if isinstance(part, dict) for inner in part.get("do", ())]  # {on: channel, do: [...]}
+    names = {part if isinstance(part, str) else part["name"] for part in parts if isinstance(part, str) or "name" in part}
     return {name for name in names if ":" not in name}
+
+
+def test_every_place_of_a_run_file_where_a_method_may_stand_is_looked_at():
+    data = yaml.safe_load(
+        """
+        task: t
+        policy: {name: p, task: {name: ignored}}
+        curriculum: c
+        sampler: {name: s}
+        replay: r
+        reward: {correct: g, kl: {name: k}}
+        shaping: [h, {name: i}, {on: correct, do: [j, {name: l}]}]
+        selection: [m]
+        terms:
+          policy: {paths: {correct: [n, {name: o}]}, mix: {name: q}, then: [u], loss: v, aggregation: w, pairs: {name: x}}
+          other: {mix: {correct: 1.0, kl: 0.1}, loss: "mine:loss"}
+        arms: {one: {selection: [y], terms: {policy: {mix: z}}}}
+        """
+    )
+    assert named_in(data) == set("tpcsrgkhijlmnoquvwxyz")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -46,6 +46,14 @@ def wait_for(condition, seconds=10.0):
     raise AssertionError("it never came")
 
 
+LONG_CALL_IN_C = "9 ** (10 ** 9)"
+
+
+def long_call_in_c(sandbox):
+    """How a run ends that spends its time in one call; from wherever this is called."""
+    return sandbox.run_python(LONG_CALL_IN_C, limits=Limits(wall=0.2)).ended
+
+
 def answer_in_child(sandbox):
     return sandbox.run_python("print(6 * 7)").stdout
 
@@ -182,6 +190,19 @@ def test_async_code_runs_several_at_once(sandbox):
     assert [run.stdout for run in asyncio.run(several())] == [f"{k}\n" for k in range(6)]
 
 
+def test_time_limits_hold_in_async_code_against_one_long_call_while_the_loop_goes_on(sandbox):
+    async def beside():
+        call, turns = asyncio.create_task(asyncio.to_thread(long_call_in_c, sandbox)), 0
+        while not call.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return call.result(), turns
+
+    ended, turns = asyncio.run(beside())
+    assert ended is Ended.TIME
+    assert turns > 2
+
+
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 @pytest.mark.slow
 def test_children_get_servers_of_their_own(sandbox, method):
@@ -190,6 +211,7 @@ def test_children_get_servers_of_their_own(sandbox, method):
     assert copy == sandbox
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method)) as pool:
         assert [run.stdout for run in pool.map(copy.run_python, ["print(6 * 7)"] * 4)] == ["42\n"] * 4
+        assert pool.submit(copy.run_python, LONG_CALL_IN_C, limits=Limits(wall=0.2)).result().ended is Ended.TIME
     assert answer_in_child(sandbox) == "42\n"
     assert server_of(sandbox).process.pid == pid
 
@@ -198,6 +220,30 @@ def test_time_limits_hold_in_threads_against_one_long_call(sandbox):
     with ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(lambda _: sandbox.run_python("9 ** (10 ** 9)", limits=Limits(wall=0.3)), range(2)))
     assert {run.ended for run in runs} == {Ended.TIME}
+
+
+@pytest.mark.exhaustive
+def test_a_ray_actor_holds_a_handle_and_its_limits():
+    """Its cheap sibling is the spawned child above: an actor is such a process, and the handle goes there by pickle too."""
+    ray = pytest.importorskip("ray")
+
+    class Grader:
+        def __init__(self, sandbox):
+            self.sandbox = sandbox
+
+        def grade(self, source, wall):
+            run = self.sandbox.run_python(source, limits=Limits(wall=wall))
+            return run.ended.value, run.stdout, run.isolation
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        actor = ray.remote(Grader).remote(Sandbox("process"))
+        ended, stdout, isolation = ray.get(actor.grade.remote("print(6 * 7)", 10.0))
+        assert (ended, stdout) == ("finished", "42\n")
+        assert "seccomp" in isolation
+        assert ray.get(actor.grade.remote(LONG_CALL_IN_C, 0.3))[0] == "time"
+    finally:
+        ray.shutdown()
 
 
 # --- when parts are killed
@@ -220,6 +266,18 @@ def test_a_killed_server_loses_the_run_in_flight_and_the_next_works(sandbox):
     assert run.lost
     assert sandbox.run_python("print(1)").stdout == "1\n"
     wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text())
+
+
+def test_every_run_in_flight_is_lost_with_its_server_and_all_that_follow_work(sandbox):
+    copy = Sandbox(sandbox.level, concurrency=4)  # a server of its own
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(copy.run_python, "import time; time.sleep(60)", limits=Limits(wall=50)) for _ in range(4)]
+        find = lambda: next((s for k, s in list(starting._running.items()) if k.concurrency == 4 and k.level == copy.level), None)
+        pid = wait_for(find).process.pid
+        wait_for(lambda: len(children(pid)) == 4)
+        os.kill(pid, signal.SIGKILL)
+        assert [future.result(timeout=10).ended for future in futures] == [Ended.LOST] * 4
+        assert [run.stdout for run in pool.map(copy.run_python, ["print(1)"] * 4)] == ["1\n"] * 4
 
 
 def test_a_killed_child_loses_its_run_alone(sandbox):

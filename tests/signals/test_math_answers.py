@@ -57,7 +57,7 @@ def test_nearly_all_of_them_are_decided_without_algebra_by_others(name, right, m
 def test_math_verify_alone_is_wrong_more_often_on_both():
     package = pytest.importorskip("math_verify")
     for name, right in (("equivalent_forms", True), ("near_misses", False)):
-        some = rows(name)[::4]
+        some = rows(name)[::12]
         theirs = sum(package.verify(package.parse(f"${r['reference']}$"), package.parse(boxed(r))) is not right for r in some)
         assert theirs > 0.02 * len(some), name
 
@@ -114,7 +114,7 @@ def test_equations_are_compared_alike_whatever_order_their_letters_hash_to():
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": str(k)}, capture_output=True, text=True, check=True
         ).stdout
-        for k in range(3)
+        for k in range(2)
     }
     assert said == {"1.0\n"}
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from payoff.advantages.actions import known_positions
+from payoff.advantages.stretches import Stretches, stretches
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
-from payoff.trajectories import Channel, Trajectories, at_start, outcome, place_steps
+from payoff.trajectories import Channel, Trajectories, at_start, outcome
 
 
 @method("subtract-values", kind="advantage", paper="arXiv:1506.02438", needs=("values",))
@@ -36,7 +38,7 @@ def subtract_values(channel: Channel, traj: Trajectories) -> Channel:
             "a policy with a critic gives them"
         )
     advantage = channel.value - values[:, :-1].to(channel.value.dtype)
-    return Channel(torch.where(channel.valid & traj.exists, advantage, 0), channel.valid, channel.reasons)
+    return Channel(torch.where(known_positions(channel, traj), advantage, 0), channel.valid, channel.reasons)
 
 
 @method("running-mean", kind="advantage", paper="doi:10.1007/BF00992696", sees="batch")
@@ -104,12 +106,13 @@ def token_rate_baseline(channel: Channel, traj: Trajectories) -> Channel:
             [ 0.0000,  1.0000,  2.0000],
             [-1.0000,  0.0000,  0.0000]])
     """
-    actions = _actions_per_step(channel, traj)
+    parts = stretches(traj)
+    actions = parts.by_step(parts.size.to(channel.value.dtype), parts.own)
     paid, known = outcome(channel, traj)
     earned, compared = _mean_of_others(paid, known, traj)
     spent, _ = _mean_of_others(actions.sum(1), known, traj)
     rate = torch.where(spent > 0, earned / spent.clamp(min=1e-300), 0)
-    return _charged(channel, traj, rate[:, None] * actions, compared)
+    return _charged(channel, traj, parts, rate[:, None] * actions, compared)
 
 
 @method("step-rate-baseline", kind="advantage", paper="arXiv:2504.15275", sees="group")
@@ -130,17 +133,12 @@ def step_rate_baseline(channel: Channel, traj: Trajectories) -> Channel:
             [ 0.0000,  1.0000,  2.0000],
             [-1.0000,  0.0000,  0.0000]])
     """
-    acted = (_actions_per_step(channel, traj) > 0).to(channel.value.dtype)
+    parts = stretches(traj)
+    acted = (parts.by_step(parts.size, parts.own) > 0).to(channel.value.dtype)
     paid, known = outcome(channel, traj)
     steps = acted.sum(1)
     rate, compared = _mean_of_others(paid / steps.clamp(min=1), known & (steps > 0), traj)
-    return _charged(channel, traj, rate[:, None] * acted, compared)
-
-
-def _actions_per_step(channel: Channel, traj: Trajectories) -> Float[Tensor, "N S"]:
-    steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
-    counts = channel.value.new_zeros(len(traj), steps)
-    return counts.scatter_add(1, traj.step.clamp(min=0).long(), traj.own.to(counts.dtype))
+    return _charged(channel, traj, parts, rate[:, None] * acted, compared)
 
 
 def _mean_of_others(x: Float[Tensor, " N"], known: Tensor, traj: Trajectories) -> tuple[Float[Tensor, " N"], Tensor]:
@@ -149,7 +147,13 @@ def _mean_of_others(x: Float[Tensor, " N"], known: Tensor, traj: Trajectories) -
     return found.others_mean, found.count - known.double() > 0
 
 
-def _charged(channel: Channel, traj: Trajectories, charge: Float[Tensor, "N S"], compared: Tensor) -> Channel:
-    placed = place_steps(charge.to(channel.value.dtype), torch.ones_like(charge, dtype=torch.bool), traj)
-    here = channel.valid & traj.exists & compared[:, None]
-    return Channel(torch.where(here, channel.value - placed.value, 0), channel.valid, channel.reasons)
+def _charged(
+    channel: Channel, traj: Trajectories, parts: Stretches, charge: Float[Tensor, "N S"], compared: Bool[Tensor, " N"]
+) -> Channel:
+    """What is paid, less each step's charge at its last position; 0 where there was nothing to compare with."""
+    here = known_positions(channel, traj)
+    if not compared.all():
+        here = here & compared[:, None]
+    last = parts.last_positions().clamp(min=0)
+    due = torch.where(here.gather(1, last), charge, 0).to(channel.value.dtype)
+    return Channel(torch.where(here, channel.value, 0).scatter_add_(1, last, -due), channel.valid, channel.reasons)

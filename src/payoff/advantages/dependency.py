@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
+from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories, log_ratio
@@ -51,21 +54,33 @@ def context_dependency(
         raise ValueError(f"context_dependency: share must lie in (0, 1] and least in [0, 1], got {share} and {least}")
     if lost := [name for name in ("old", corrupted) if name not in traj.logp]:
         raise ValueError(f"context_dependency: needs traj.logp[{lost[0]!r}]; there are {sorted(traj.logp)}")
-    distance = log_ratio(traj.logp[corrupted], traj.logp["old"], traj).detach().clamp(-_FARTHEST, _FARTHEST)
-    dependency = (torch.expm1(distance) - distance).clamp(0, _LARGEST)
-    count = traj.own.sum(1)
+    distance = log_ratio(traj.logp[corrupted], traj.logp["old"], traj).detach().clamp_(-_FARTHEST, _FARTHEST)
+    dependency = torch.expm1(distance).sub_(distance).clamp_(0, _LARGEST)
+    count = row_counts(traj.own)
     mean = dependency.sum(1, dtype=torch.float64) / count.clamp(min=1)
-    takes_part = (channel.valid & traj.own).any(1)
+    takes_part = known_actions(channel, traj).any(1)
     batch = sets(traj, "batch")[:, 0]
     found = statistics(mean, batch, takes_part)
     wide = (found.count >= 2) & (found.high - found.low >= _NARROWEST)
     z = torch.where(wide, (mean - found.low) / (found.high - found.low).clamp(min=_NARROWEST), 0)
     usual = statistics(z, batch, takes_part).mean
     weight = torch.where(wide, least + z * (1 - least) / usual.clamp(min=1e-12), 1)
-    order = torch.where(traj.own, dependency, -1).argsort(dim=1, descending=True, stable=True)
-    place = order.argsort(dim=1)
-    kept = traj.own & (place < (share * count - 1e-9).ceil()[:, None])
-    advantage = torch.where(channel.valid & traj.exists, channel.value, 0)
-    value = torch.where(kept, advantage * weight[:, None].to(advantage.dtype), 0)
+    kept = _largest(dependency, (share * count - 1e-9).ceil().long(), traj)
+    value = channel.value * weight[:, None].to(channel.value.dtype)
+    value = torch.where(kept & known_positions(channel, traj), value, 0)
     valid = channel.valid if rest == "zero" else channel.valid & kept
-    return Channel(torch.where(valid, value, 0), valid, channel.reasons)
+    return Channel(value, valid, channel.reasons)
+
+
+def _largest(x: Float[Tensor, "N T"], count: Int[Tensor, " N"], traj: Trajectories) -> Bool[Tensor, "N T"]:
+    """Each row's `count` own actions of largest x; among equals the first ones."""
+    most = min(max(int(count.max()), 1), traj.width) if len(count) else 1
+    kept = []
+    for rows in row_blocks(traj):
+        own, wanted = traj.own[rows], count[rows, None]
+        ranked = torch.where(own, x[rows], -1)
+        least = ranked.topk(most, dim=1).values.gather(1, (wanted - 1).clamp(0, most - 1))
+        above, level = own & (ranked > least), own & (ranked == least)
+        left = wanted - above.sum(1, keepdim=True)
+        kept.append((above | (level & (level.cumsum(1) <= left))) & (wanted > 0))
+    return torch.cat(kept)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import torch
 
+from payoff.advantages.actions import known_positions
+from payoff.advantages.stretches import stretches
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -44,12 +46,13 @@ def entropy_modulated(
     if entropy is None or entropy.shape != traj.mask.shape:
         there = "none" if entropy is None else f"shape {list(entropy.shape)}"
         raise ValueError(f"entropy_modulated: needs extras['entropy'] [N, T] = {list(traj.mask.shape)}, found {there}")
-    steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
-    step = traj.step.clamp(min=0).long()
-    gathered = torch.zeros(len(traj), steps, dtype=torch.float64, device=traj.device)
-    acted = gathered.scatter_add(1, step, traj.own.double())
-    mean = gathered.scatter_add(1, step, torch.where(traj.own, entropy.detach(), 0).double()) / acted.clamp(min=1)
-    counts = gathered.scatter_add(1, step, (traj.own & channel.valid).double()) > 0
+    parts = stretches(traj)
+    mine = parts.own
+    size, total = parts.size.double(), parts.sums(entropy.detach())
+    acted = parts.by_step(size, mine)
+    mean = parts.by_step(total, mine) / acted.clamp(min=1)
+    said = acted * channel.valid if channel.valid.shape[1] == 1 else parts.by_step(parts.sums(channel.valid), mine)
+    counts = said > 0
 
     key = sets(traj, over).expand(mean.shape)
     found = statistics(mean, key, counts)
@@ -57,6 +60,8 @@ def entropy_modulated(
     height = torch.where(found.equal, 0, (mean - found.low) / torch.where(width > 0, width, 1))
     share = torch.where(counts, (-strength * height).exp(), 0)
     alpha = share / torch.where(counts, statistics(share, key, counts).mean, 1)
-    here = channel.valid & traj.exists
-    weight = torch.where(traj.own, alpha.gather(1, step), 1).to(channel.value.dtype)
+    weight = alpha.to(channel.value.dtype).gather(1, traj.step.clamp(min=0).long())
+    if not (mine | (parts.step < 0)).all():  # what the policy did not do is not weighed
+        weight = torch.where(traj.own, weight, 1)
+    here = known_positions(channel, traj)
     return Channel(torch.where(here, channel.value * weight, 0), channel.valid.expand(here.shape), channel.reasons)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
+from payoff.advantages.actions import known_positions, row_blocks, row_counts, row_means
 from payoff.advantages.normalise import standardise
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
@@ -88,11 +89,13 @@ def noise_weighted(channel: Channel, traj: Trajectories) -> Channel:
     """
     if "std" not in traj.extras:
         raise ValueError('noise_weighted: needs traj.extras["std"] [N, T], the noise of every step')
-    std = torch.where(traj.exists, traj.extras["std"], 0).double()
+    std = torch.where(traj.exists, traj.extras["std"], 0).to(channel.value.dtype).clamp_(min=0)
     noisy = std > 0
-    mean = std.sum(1, keepdim=True) / noisy.sum(1, keepdim=True).clamp(min=1)
-    weight = torch.where(noisy, std / torch.where(mean > 0, mean, 1), torch.where(mean > 0, 0, 1)).to(channel.value.dtype)
-    here = channel.valid & traj.exists
+    mean = row_means(std, noisy, traj)[:, None]
+    weight = std.div_(torch.where(mean > 0, mean, 1).to(std.dtype))
+    if not (mean > 0).all():
+        weight = torch.where(mean > 0, weight, 1)
+    here = known_positions(channel, traj)
     return Channel(torch.where(here, channel.value * weight, 0), channel.valid, channel.reasons)
 
 
@@ -104,10 +107,14 @@ def _bounded(name: str, channel: Channel, bound: float) -> Channel:
 
 def _share(traj: Trajectories, fraction: float) -> Bool[Tensor, "N T"]:
     """A share of every trajectory's own actions, drawn by its id."""
-    number = traj.id[:, None] * _MIX[0] + torch.arange(traj.width, device=traj.device)
-    for factor in _MIX[1:]:
-        number = (number ^ (number >> 29)) * factor
-    ticket: Float[Tensor, "N T"] = torch.where(traj.own, (number ^ (number >> 32)).double(), torch.inf)
-    place = ticket.argsort(1).argsort(1)
-    count = (traj.own.sum(1, keepdim=True).double() * fraction + 1e-9).floor().clamp(min=1)
-    return traj.own & (place < count)
+    count = (row_counts(traj.own).double() * fraction + 1e-9).floor().clamp(min=1).long()[:, None]
+    most = min(int(count.max()), traj.width) if len(count) else 1
+    kept = []
+    for rows in row_blocks(traj):
+        number = traj.id[rows, None] * _MIX[0] + torch.arange(traj.width, device=traj.device)
+        for factor in _MIX[1:]:
+            number.bitwise_xor_(number >> 29).mul_(factor)
+        ticket = torch.where(traj.own[rows], number.bitwise_xor_(number >> 32).double(), torch.inf)
+        drawn = ticket.topk(most, dim=1, largest=False).values.gather(1, (count[rows] - 1).clamp(max=most - 1))
+        kept.append(traj.own[rows] & (ticket <= drawn))
+    return torch.cat(kept)

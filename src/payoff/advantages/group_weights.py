@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from payoff.advantages.actions import row_counts
 from payoff.advantages.group import grpo, mean_baseline
 from payoff.advantages.normalise import Convention
 from payoff.catalogue import method
@@ -54,7 +55,7 @@ def adora(
         raise ValueError(f"adora: rule must be one of {', '.join(get_args(Rule))}, got {rule!r}")
     advantage = grpo(channel, traj, convention=grpo_convention)
     credit, known = at_start(channel, traj)
-    group, length = sets(traj, "group")[:, 0], traj.own.sum(1).double()
+    group, length = sets(traj, "group")[:, 0], row_counts(traj.own).double()
     right = statistics(length, group, known & (credit > threshold))
     wrong = statistics(length, group, known & (credit <= threshold) & (traj.stop != StopReason.truncated))
     both = (right.count > 0) & (wrong.count > 0)

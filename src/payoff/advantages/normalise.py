@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from payoff.advantages.actions import action_statistics
+from payoff.advantages.actions import ActionStatistics, action_statistics, known_positions
+from payoff.advantages.stretches import stretches
 from payoff.catalogue import method
 from payoff.sets import Over, SetStatistics, sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
@@ -85,7 +86,10 @@ def standardise(
     stats, spread, alone = _measure(channel, traj, over, unit, scale, ddof, ended)
     if scale_over not in (None, over):
         _, spread, _ = _measure(channel, traj, scale_over, unit, scale, ddof, ended)
-    middle = {"mean": stats.mean, "leave-one-out": stats.others_mean}.get(baseline, torch.zeros_like(stats.mean))
+    if baseline == "leave-one-out" and isinstance(stats, SetStatistics):
+        middle = stats.others_mean
+    else:
+        middle = stats.mean if baseline == "mean" else torch.zeros_like(stats.mean)
     alone = alone & (baseline != "none")
     if single == "raw":
         middle, spread = torch.where(alone, 0, middle), torch.where(alone, 1, spread)
@@ -118,17 +122,23 @@ def _apply(
     silent: Bool[Tensor, "N #K"],
 ) -> Channel:
     """(value - middle) / divisor at every action, 0 where silent or unknown."""
+    dtype, here = channel.value.dtype, channel.valid
+    if channel.value.shape[1] == channel.valid.shape[1] == middle.shape[1] == divisor.shape[1] == 1 and unit != "step":
+        value = torch.where(here, channel.value, 0).double()
+        return Channel(torch.where(here & ~silent, (value - middle) / divisor, 0).to(dtype), channel.valid, channel.reasons)
+    # On [N, T] in the input's dtype: b of equal numbers is their value in any.
+    middle, divisor = middle.to(dtype), divisor.to(dtype)
+    silenced, divided = bool(silent.any()), bool((divisor != 1).any())
     if unit == "step":
         step = traj.step.clamp(min=0).long()
-        middle, divisor, silent = (x.gather(1, step) for x in (middle, divisor, silent))
-    dtype, here = channel.value.dtype, channel.valid
-    if channel.value.shape[1] == middle.shape[1] == divisor.shape[1] == 1:
-        value = torch.where(here, channel.value, 0).double()
-    else:  # float64 on [N, T] would cost more than it is worth: b of equal numbers is their value in any dtype
-        here = here & traj.exists
-        value, middle, divisor = torch.where(here, channel.value, 0), middle.to(dtype), divisor.to(dtype)
-    result = torch.where(here & ~silent, (value - middle) / divisor, 0)
-    return Channel(result.to(dtype), channel.valid, channel.reasons)
+        middle = middle.gather(1, step)
+        divisor, silent = divisor.gather(1, step) if divided else divisor, silent.gather(1, step) if silenced else silent
+    here = known_positions(channel, traj)
+    value = torch.where(here, channel.value, 0) if channel.value.requires_grad else channel.value
+    result = value - middle
+    if divided:
+        result = result / divisor if divisor.shape[1] > result.shape[1] else result.div_(divisor)
+    return Channel(torch.where(here & ~silent if silenced else here, result, 0), channel.valid, channel.reasons)
 
 
 def _check(
@@ -157,18 +167,18 @@ def _check(
 
 def _measure(
     channel: Channel, traj: Trajectories, over: Over, unit: Unit, scale: Scale, ddof: int, ended: Ended
-) -> tuple[SetStatistics, Float[Tensor, "N K"], Bool[Tensor, "N K"]]:
+) -> tuple[SetStatistics | ActionStatistics, Float[Tensor, "N K"], Bool[Tensor, "N K"]]:
     """Statistics of each entry's set, its spread by `scale`, and whether nobody else is known there."""
     ddof = 0 if scale == "rms" else ddof
     if unit == "action" and over != "step":
-        stats = action_statistics(channel, traj, over, ddof=ddof)
+        stats: SetStatistics | ActionStatistics = action_statistics(channel, traj, over, ddof=ddof)
         alone = stats.count <= 1
     else:
         number, where, key = _entries(channel, traj, over, unit, ended)
-        stats = statistics(number, key, where, ddof=ddof)
-        alone = stats.count - where.double() <= 0
+        stats = entries = statistics(number, key, where, ddof=ddof)
+        alone = entries.count - where.double() <= 0
         if scale == "leave-one-out-std":
-            return stats, _others_std(stats, number, where, key, ddof), alone
+            return entries, _others_std(entries, number, where, key, ddof), alone
     spread = (stats.std.square() + stats.mean.square()).sqrt() if scale == "rms" else stats.std
     return stats, spread, alone
 
@@ -199,9 +209,7 @@ def _entries(
 
 def _step_starts(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, "N S"], Bool[Tensor, "N S"], Bool[Tensor, "N S"]]:
     """(number, acts, known) of every step: a credit's number for it, its value at the first action taken in it (0 if unknown)."""
-    steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
-    position = torch.where(traj.own, torch.arange(traj.width, device=traj.device), traj.width)
-    first = position.new_full((len(traj), steps), traj.width).scatter_reduce(1, traj.step.clamp(min=0).long(), position, "amin")
+    first = stretches(traj).first_actions()
     acts, at = first < traj.width, first.clamp(max=traj.width - 1)
     known = acts & channel.valid.expand(traj.mask.shape).gather(1, at)
     return torch.where(known, channel.value.expand(traj.mask.shape).gather(1, at), 0), acts, known

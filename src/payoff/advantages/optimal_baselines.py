@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from payoff.advantages.actions import known_actions, known_positions, row_counts
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
@@ -38,7 +39,7 @@ def length_weighted_baseline(channel: Channel, traj: Trajectories, *, own: Own =
     _check("length_weighted_baseline", own)
     credit, known = at_start(channel, traj)
     group = sets(traj, "group")[:, 0]
-    length = torch.where(known, traj.own.sum(1), 0).double()
+    length = torch.where(known, row_counts(traj.own), 0).double()
     found = statistics(credit, group, known)
     weights = statistics(length, group, known)
     # Weighted differences from the plain mean, which are exactly 0 where credits are equal.
@@ -98,24 +99,34 @@ def optimal_token_baseline(
         raise ValueError(f'optimal_token_baseline: align must be "action" or "position", got {align!r}')
     if "old" not in traj.logp:
         raise ValueError('optimal_token_baseline: needs logp["old"]')
-    pi = torch.where(traj.own, traj.logp["old"].detach(), 0).double().exp()
-    energy = (1 - pi).square()
-    if squares is not None:
+    # What is left of a sum without its largest member is lost in single precision.
+    dtype = torch.float64 if own == "left-out" else torch.promote_types(channel.value.dtype, torch.float32)
+    pi = torch.where(traj.own, traj.logp["old"].detach(), 0).to(dtype).exp_()
+    if squares is None:
+        energy = (1 - pi).square_()
+    else:
         s = traj.extras.get(squares)
         if s is None or s.shape != traj.mask.shape:
             found = "none" if s is None else f"shape {list(s.shape)}"
             raise ValueError(f"optimal_token_baseline: needs extras[{squares!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
-        energy = energy + (torch.where(traj.own, s.detach(), 0).double() - pi.square()).clamp(min=0)
-    so_far = torch.where(traj.own, energy.clamp(min=_LEAST), 0).cumsum(1)
+        least = pi.square()  # of the sum; what is said to be less is rounding
+        energy = torch.where(traj.own, s.detach(), 1).to(dtype).clamp_(min=least).sub_(least).add_((1 - pi).square_())
+    weight = torch.where(traj.own, energy.clamp_(min=_LEAST), 0).cumsum(1)
 
-    known = traj.own & channel.valid
-    value = torch.where(known, channel.value, 0)
-    place = traj.own.cumsum(1) - 1 if align == "action" else torch.arange(traj.width, device=traj.device).expand(known.shape)
-    baseline, compared = _weighted_mean(value, torch.where(known, so_far, 0), place.clamp(min=0), traj, own)
-    advantage = value - torch.where(compared, baseline, 0).to(value.dtype)
-    here = channel.valid & traj.exists
-    kept = torch.where(here & ~traj.own, channel.value, 0)
-    return Channel(torch.where(known, advantage, kept), channel.valid, channel.reasons)
+    known = known_actions(channel, traj)
+    weight, value = torch.where(known, weight, 0), torch.where(known, channel.value, 0).to(dtype)
+    place = _numbers(traj) if align == "action" else None
+    if place is None:
+        result = _less_mean(value, weight, traj, own)
+    else:  # every row's actions side by side, so that those of one number lie in one column
+        move = lambda x: torch.zeros_like(x).scatter_add_(1, place, x)
+        result = _less_mean(move(value), move(weight), traj, own).gather(1, place)
+        result = torch.where(known, result, 0)
+    result = result.to(channel.value.dtype)
+    apart = known_positions(channel, traj) & ~traj.own
+    if apart.any():
+        result = torch.where(apart, channel.value, result)
+    return Channel(result, channel.valid, channel.reasons)
 
 
 @method("remax", kind="advantage", paper="arXiv:2310.10505", sees="group")
@@ -145,34 +156,43 @@ def greedy_baseline(channel: Channel, traj: Trajectories, *, greedy: str = "gree
     credit, known = at_start(channel, traj)
     found = statistics(credit, sets(traj, "group")[:, 0], known & is_greedy)
     valid = channel.valid & ~is_greedy[:, None]
-    here = valid if channel.value.shape[1] == channel.valid.shape[1] == 1 else valid & traj.exists
-    value = torch.where(here, channel.value, 0) - found.mean[:, None].to(channel.value.dtype)
-    return Channel(torch.where(here & (found.count > 0)[:, None], value, 0), valid, channel.reasons)
+    compared = valid & (found.count > 0)[:, None]
+    here = compared if channel.value.shape[1] == channel.valid.shape[1] == 1 else compared & traj.exists
+    value = channel.value - found.mean[:, None].to(channel.value.dtype)
+    return Channel(torch.where(here, value, 0), valid, channel.reasons)
 
 
-def _weighted_mean(
-    value: Float[Tensor, "N T"], weight: Float[Tensor, "N T"], place: Int[Tensor, "N T"], traj: Trajectories, own: Own
-) -> tuple[Float[Tensor, "N T"], Tensor]:
-    """The group's weighted mean at each action's place, and whether another rollout has one there; weight 0 takes no part."""
+def _less_mean(value: Float[Tensor, "N T"], weight: Float[Tensor, "N T"], traj: Trajectories, own: Own) -> Float[Tensor, "N T"]:
+    """Each value less the weighted mean of its group's in the same column; weight 0 takes no part, and stays 0.
+
+    What nobody else has a counterpart for keeps its value: its distance of 0 and the member's, which is its own. Means are of
+    distances from one member's value, exactly 0 where all are equal.
+    """
     group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1]
-    width = traj.width
-    key = group[:, None] * width + place
-    size = (int(group.max()) + 1) * width if len(group) else 0
-    dense = lambda x: torch.zeros(size, dtype=torch.float64, device=x.device).index_add(0, key.flatten(), x.flatten())
-    of = lambda total: total[key]
+    size = int(group.max()) + 1 if len(group) else 0
+    added = lambda x: torch.zeros(size, x.shape[1], dtype=x.dtype, device=x.device).index_add_(0, group, x)
+    of = lambda total: total.index_select(0, group)
     here = weight > 0
-    extreme = torch.full((size,), torch.inf, dtype=value.dtype, device=value.device)
-    where = key.flatten()
-    low = of(extreme.scatter_reduce(0, where, torch.where(here, value, torch.inf).flatten(), "amin"))
-    high = of((-extreme).scatter_reduce(0, where, torch.where(here, value, -torch.inf).flatten(), "amax"))
-    paid = weight * value.double()
-    total, total_paid, count = of(dense(weight)), of(dense(paid)), of(dense(here.double()))
-    others = count - here.double() > 0
-    if own == "left-out":
-        total, total_paid = total - weight, total_paid - paid
-    mean = total_paid / torch.where(total > 0, total, 1)
-    # A mean lies between the least and the greatest; where these are equal rounding must not tell them apart.
-    return mean.clamp(low.double(), high.double()), others & (total > 0)
+    count = added(here.to(value.dtype))
+    where = group[:, None].expand(-1, value.shape[1])
+    highest = value.new_full((size, value.shape[1]), torch.inf)
+    member = highest.scatter_reduce_(0, where, torch.where(here, value.detach(), torch.inf), "amin")
+    off = torch.where(here, value - of(member), 0)
+    total, paid = added(weight), weight * off
+    total_paid = added(paid)
+    if own == "included":
+        mean = of(torch.where(count > 1, total_paid / total, -member))
+    else:
+        left = of(total) - weight
+        mean = torch.where((of(count) > 1) & (left > 0), (of(total_paid) - paid) / left, -of(member))
+    return torch.where(here, off - mean, 0)
+
+
+def _numbers(traj: Trajectories) -> Int[Tensor, "N T"] | None:
+    """The number of each position among its row's actions (that of the next one where there is none); None where it is t."""
+    if not (traj.own[:, 1:] & ~traj.own[:, :-1]).any() and bool(traj.own[:, 0].all()):
+        return None
+    return (traj.own.cumsum(1) - traj.own.long()).clamp(max=traj.width - 1)
 
 
 def _check(where: str, own: str) -> None:

@@ -72,7 +72,8 @@ def pass_at_k(channel: Channel, traj: Trajectories, *, k: int = 4, against: Agai
             base = (lower.cumsum(1) - lower) + (upper.flip(1).cumsum(1).flip(1) - upper)
         result = k * (best - base)
     enough = count >= k + (against == "others")
-    value = torch.where(known & enough[row], result[row, place], 0)
+    mine = row * result.shape[1] + place
+    value = torch.where(known & enough.index_select(0, row), result.flatten().index_select(0, mine), 0)
     return constant(value.to(channel.value.dtype), known, channel.reasons)
 
 
@@ -158,7 +159,10 @@ def _sorted_groups(
     count = one.scatter(0, row, found.count)
     highest = one.scatter(0, row, found.high - found.low)
     block = highest[:, None].repeat(1, width)
-    block[row[known], place[known]] = (credit.double() - found.low)[known]
+    # Those that are unknown write into a place of their own behind the others.
+    flat = torch.cat([block.flatten(), block.new_zeros(1)])
+    at = torch.where(known, row * width + place, groups * width)
+    block = flat.scatter(0, at, credit.double() - found.low)[:-1].view(groups, width)
     return row, place, block, count
 
 

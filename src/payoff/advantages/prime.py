@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_means
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -23,12 +26,10 @@ def unit_return(channel: Channel, traj: Trajectories, *, eps: float = 1e-6) -> C
     >>> unit_return(paid, four_answers(), eps=0.0).value[0]
     tensor([ 0.2000, -0.4000,  1.0000])
     """
-    paid = torch.where(channel.valid & traj.exists, channel.value, 0)
-    returns = paid.flip(1).cumsum(1).flip(1).abs()
-    batch = sets(traj, "batch")
-    row = torch.where(traj.own, returns, 0).amax(1, keepdim=True)
-    largest = statistics(row, batch, torch.ones_like(row, dtype=torch.bool)).high + eps
-    return Channel(torch.where(largest > 0, paid / largest.to(paid.dtype), 0), channel.valid, channel.reasons)
+    paid = torch.where(known_positions(channel, traj), channel.value, 0)
+    row = torch.cat([_largest_return(paid[rows], traj.own[rows]) for rows in row_blocks(traj)])[:, None]
+    largest = statistics(row, sets(traj, "batch"), torch.ones_like(row, dtype=torch.bool)).high + eps
+    return Channel(paid / torch.where(largest > 0, largest, 1).to(paid.dtype), channel.valid, channel.reasons)
 
 
 @method("prime-rloo", kind="advantage", paper="arXiv:2502.01456", sees="group")
@@ -49,13 +50,22 @@ def token_leave_one_out(channel: Channel, traj: Trajectories) -> Channel:
     tensor([[-1.5000,  2.5000,  9.0000],
             [-3.5000,  2.5000,  0.0000]])
     """
-    known = channel.valid & traj.own
-    paid = torch.where(channel.valid & traj.exists, channel.value, 0)
-    count = known.sum(1)
-    mean = torch.where(known, channel.value, 0).sum(1, dtype=torch.float64) / count.clamp(min=1)
-    found = statistics(mean, sets(traj, "group")[:, 0], count > 0)
-    n, others = found.count[:, None], (found.count - (count > 0).double())[:, None]
+    known = known_actions(channel, traj)
+    has = known.any(1)
+    mean = row_means(channel.value.expand(known.shape), known, traj)
+    found = statistics(mean, sets(traj, "group")[:, 0], has)
+    others = found.count - has.double()
     # n r - sum m, written as differences from the mean of the m, so that equal payments cancel exactly.
-    centred = (n / others.clamp(min=1)) * (paid.double() - found.mean[:, None])
-    centred = torch.where(others > 0, centred, 0).to(paid.dtype)
-    return Channel(torch.where(known, centred, paid), channel.valid, channel.reasons)
+    dtype = channel.value.dtype
+    factor = torch.where(others > 0, found.count / others.clamp(min=1), 0)[:, None].to(dtype)
+    centred = (channel.value - found.mean[:, None].to(dtype)) * factor
+    result = torch.where(known, centred, 0)
+    apart = known_positions(channel, traj) & ~traj.own
+    if apart.any():
+        result = torch.where(apart, channel.value, result)
+    return Channel(result, channel.valid, channel.reasons)
+
+
+def _largest_return(paid: Float[Tensor, "n T"], own: Bool[Tensor, "n T"]) -> Float[Tensor, " n"]:
+    returns = paid.flip(1).cumsum(1).flip(1).abs()
+    return torch.where(own, returns, 0).amax(1)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from payoff.advantages.actions import row_counts, row_means
 from payoff.catalogue import method
 from payoff.sets import rank, sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
@@ -43,8 +44,7 @@ def entropy_halves(channel: Channel, traj: Trajectories, *, between: Between = 1
     if entropy is None or entropy.shape != traj.mask.shape:
         found = "none" if entropy is None else f"shape {list(entropy.shape)}"
         raise ValueError(f"entropy_halves: needs extras['entropy'] [N, T] = {list(traj.mask.shape)}, found {found}")
-    acted = traj.own.sum(1).clamp(min=1)
-    mean = torch.where(traj.own, entropy.detach(), 0).double().sum(1) / acted
+    mean = row_means(entropy.detach(), traj.own, traj)
     return _compared("entropy_halves", channel, traj, mean, between, asymmetry, favoured_is_upper=True)
 
 
@@ -62,7 +62,7 @@ def length_halves(channel: Channel, traj: Trajectories, *, between: Between = 1.
     >>> length_halves(credit, four_answers(), asymmetry=0.5).value.T  # rollouts 1 and 3 are the short ones
     tensor([[ 0.5000, -0.5000, -0.5000,  0.5000]])
     """
-    length = traj.own.sum(1).double()
+    length = row_counts(traj.own).double()
     return _compared("length_halves", channel, traj, length, between, asymmetry, favoured_is_upper=False)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from payoff.advantages.actions import known_positions, row_blocks
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
@@ -50,14 +53,22 @@ def token_importance(
     if w is None or w.shape != traj.mask.shape:
         found = "none" if w is None else f"shape {list(w.shape)}"
         raise ValueError(f"token_importance: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
-    seen = traj.own.cumsum(1)
-    so_far = torch.where(traj.own, w.detach(), 0).double().cumsum(1) / seen.clamp(min=1)
-    looks_right = so_far.sigmoid()
-    advantage = torch.where(channel.valid & traj.exists, channel.value, 0)
-    agrees = torch.where(advantage > 0, looks_right, 1 - looks_right)
-    share = ((agrees - threshold) / (1 - threshold)).clamp(min=0).to(advantage.dtype)
-    value = torch.where(traj.own & (share > 0), advantage * share, 0)
+    advantage = torch.where(known_positions(channel, traj), channel.value, 0)
+    # 1 - sigmoid(x) is sigmoid(-x), so that the side which counts is read off directly
+    pieces = [_weighed(w[rows].detach(), traj.own[rows], advantage[rows], threshold) for rows in row_blocks(traj)]
+    value = torch.cat(pieces)
     if side == "both":
         return Channel(value, channel.valid, channel.reasons)
     kept = advantage > 0 if side == "positive" else advantage < 0
     return Channel(torch.where(kept, value, 0), channel.valid & kept, channel.reasons)
+
+
+def _weighed(
+    scores: Float[Tensor, "n T"], own: Bool[Tensor, "n T"], advantage: Float[Tensor, "n T"], threshold: float
+) -> Float[Tensor, "n T"]:
+    """omega times the advantage of some rows; 0 where the policy did not act."""
+    seen = own.cumsum(1, dtype=torch.float32).clamp_(min=1)
+    so_far = torch.where(own, scores, 0).cumsum(1, dtype=torch.float64).div_(seen).to(advantage.dtype)
+    agrees = so_far.mul_(advantage.sign()).sigmoid_()
+    share = agrees.sub_(threshold).mul_(1 / (1 - threshold)).clamp_(min=0)
+    return torch.where(own & (share > 0), share * advantage, 0)

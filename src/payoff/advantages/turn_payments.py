@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 
+from payoff.advantages.stretches import stretches
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
-from payoff.trajectories import Channel, Trajectories, per_step, place_steps
+from payoff.trajectories import Channel, Trajectories
 
 
 @method("igpo", kind="advantage", paper="arXiv:2510.14967", sees="group")
@@ -38,10 +39,21 @@ def standardised_payments(
     """
     if scale not in ("std", "none"):
         raise ValueError(f'standardised_payments: scale must be "std" or "none", got {scale!r}')
-    paid, _, known = per_step(channel, traj)
-    at = traj.step.clamp(min=0).long()
-    acts = torch.zeros(paid.shape, device=traj.device).scatter_add_(1, at, traj.own.float()) > 0
+    parts = stretches(traj)
+    exists, last = parts.step >= 0, parts.last_positions()
+    if channel.valid.shape[1] == 1:
+        known = (last >= 0) & channel.valid
+    else:
+        unknown = parts.size - parts.sums(channel.valid)
+        known = (last >= 0) & (parts.by_step(unknown, exists) == 0)
+    paid = torch.where(known, parts.by_step(parts.sums(channel.value.expand(traj.mask.shape)), exists), 0)
+    acts = parts.by_step(parts.size, parts.own) > 0
     found = statistics(paid, sets(traj, "group").expand(paid.shape), known & acts, ddof=ddof)
     divisor = torch.where(found.std > 0, found.std + eps, 1) if scale == "std" else torch.ones_like(found.std)
-    centred = ((paid.double() - found.mean) / divisor).to(paid.dtype)
-    return place_steps(torch.where(acts, centred, paid), known, traj, channel.reasons)
+    due = torch.where(known, torch.where(acts, (paid - found.mean) / divisor, paid), 0).to(channel.value.dtype)
+    value = due.new_zeros(traj.mask.shape).scatter_add_(1, last.clamp(min=0), due)
+    valid = torch.ones(len(traj), 1, dtype=torch.bool, device=traj.device)
+    if not (known | (last < 0)).all():  # an unknown turn leaves its last position without verdict
+        lost = torch.where(known | (last < 0), 0, 1)
+        valid = torch.zeros_like(traj.step, dtype=lost.dtype).scatter_add_(1, last.clamp(min=0), lost) == 0
+    return Channel(value, valid, channel.reasons)

@@ -142,10 +142,17 @@ class Alarms:
         self._longest = window * 2 ** (SCALES - 1)
         self._entropy: list[tuple[float, float]] = []
         self._keys: set[str] = set()
+        self._read: dict[str, bool] = {}  # of every key ever seen, whether any alarm reads it
 
     def update(self, metrics: Mapping[str, Any]) -> list[Alarm]:
         """Take in the metrics of one update and return the alarms it raises, findings first."""
-        row = {key: float(value) for key, value in metrics.items() if self._reads(key) and _finite(value)}
+        row = {}
+        for key, value in metrics.items():
+            read = self._read.get(key)
+            if read is None:
+                read = self._read[key] = self._reads(key)
+            if read and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                row[key] = float(value)
         at = metrics.get("update")
         row["update"] = float(at) if _finite(at) else self.rows[-1]["update"] + 1 if self.rows else 0.0  # type: ignore[arg-type]
         if self.rows and row["update"] <= self.rows[-1]["update"]:

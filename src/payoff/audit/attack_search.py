@@ -23,7 +23,6 @@ from payoff.audit.attempts import (
     framed,
     gather,
     put,
-    rate,
     references_of,
     right_by,
     text_of,
@@ -31,6 +30,7 @@ from payoff.audit.attempts import (
 )
 from payoff.audit.measurement import Measurement
 from payoff.audit.perturbations import steps_in
+from payoff.audit.rates import rate
 from payoff.audit.scorer import Row, Score
 
 FRAGMENTS: tuple[str, ...] = (*KEYS, *OPENERS, *REFUSALS, *EMPTY_FORMS, *ORDERS, *CITATIONS, *BOOSTERS, *FILLERS)

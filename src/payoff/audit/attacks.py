@@ -24,13 +24,13 @@ from payoff.audit.attempts import (
     cluster_of,
     gather,
     put,
-    rate,
     references_of,
     right_by,
     text_of,
 )
 from payoff.audit.measurement import Measurement
 from payoff.audit.perturbations import confusable, invisible, repeated, steps_in
+from payoff.audit.rates import rate
 from payoff.audit.scorer import Row, Score
 from payoff.probes import PROBES, Case
 from payoff.signals.answers import same_answer

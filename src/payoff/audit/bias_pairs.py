@@ -11,9 +11,10 @@ from torch import Tensor
 
 from payoff.audit.attack_texts import BOOSTERS, FILLERS, HEDGES
 from payoff.audit.attacks import cases_of
-from payoff.audit.attempts import Evidence, altered, cluster_of, cut, references_of, text_of, verdicts
+from payoff.audit.attempts import Evidence, altered, cluster_of, references_of, text_of, verdicts
 from payoff.audit.intervals_by_cluster import ratio_of, sum_by
 from payoff.audit.measurement import Measurement
+from payoff.audit.rates import cut
 from payoff.audit.residuals import size_of
 from payoff.audit.scorer import Row, Score
 from payoff.intervals import Interval

@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from payoff.audit.attempts import SLACK, Evidence, altered, cluster_of, cut, gather, number, share_by, text_of, verdicts
+from payoff.audit.attempts import SLACK, Evidence, altered, cluster_of, gather, number, text_of, verdicts
 from payoff.audit.bias_pairs import dense_clusters
 from payoff.audit.contrast import contrast
 from payoff.audit.measurement import Measurement
 from payoff.audit.no_verdict import no_verdict
 from payoff.audit.preferences import preferences
 from payoff.audit.prompt_cache import prompt_cache
+from payoff.audit.rates import cut, share_by
 from payoff.audit.residuals import partial_rank_correlation, size_of
 from payoff.audit.scorer import Row, Score
 from payoff.intervals import Interval

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from payoff.audit.asked import Asked, Family
-from payoff.audit.estimators import Used, best_of_n_weights, examples, standing, used
+from payoff.audit.estimators import Used, best_of_n_weights, examples, used
 from payoff.audit.intervals_by_cluster import jackknife, t_interval
 from payoff.audit.measurement import Measurement
 from payoff.audit.optimisation import best_of_n_kl, largest_common
@@ -177,7 +177,7 @@ class _Path:
 
 
 def _along(u: Used) -> _Path:
-    path, place, size = _Path(), standing(u.score, u.prompt), u.sizes().double()
+    path, place, size = _Path(), u.by_score, u.sizes().double()
     n = 1
     while n <= int(size.min()):
         weight = best_of_n_weights(place, n)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from payoff.audit.asked import Asked, Family
-from payoff.audit.estimators import Standing, Used, dense, examples, pair_counts, pair_share, standing, used
+from payoff.audit.estimators import Standing, Used, dense, examples, pair_share, standing, used
 from payoff.audit.intervals_by_cluster import ratio_of, share_of
 from payoff.audit.measurement import Measurement
 from payoff.intervals import Interval
@@ -136,14 +136,14 @@ def discrimination(
     u = used(scores, valid, group, gold, gold_valid)
     if not len(u.row):
         return MEASURES.all_missing("No row has both a verdict and gold. " + u.note)
-    ranks = standing(u.score, u.prompt)
+    ranks = u.by_score
     right = right_answers(u, threshold)
     lead = u.score - _of_group(u, u.score, right, "amax")  # infinite in a prompt without a right answer
     wrong_above = torch.where(~right & lead.isfinite(), lead, 0.0)
     first = _of_group(u, reciprocal_ranks(u, right), right, "amax")
     estimates = {
-        "auc": pair_share(u.score, u.gold, torch.zeros_like(u.prompt), u.prompt),
-        "pairwise-accuracy": pair_share(u.score, u.gold, u.prompt, u.prompt),
+        "auc": pair_share(u.score, u.gold, torch.zeros_like(u.prompt), u.prompt, within=u.pairs),
+        "pairwise-accuracy": pair_share(u.score, u.gold, u.prompt, u.prompt, within=u.pairs),
         "one-against-many": share_of(*one_against_many(u, right)),
         "mean-reciprocal-rank": _reciprocal(u, right, first),
         "top-precision": share_of(*_top_precision(u, ranks)),
@@ -197,8 +197,9 @@ def discrimination_by(
         return [SLICES.missing(name, "There is no gold to compare with.", standing="slice")]
     u = used(scores, valid, group, gold, gold_valid)
     label = part[u.row]
-    key = dense(label * max(u.prompts, 1) + u.prompt)[0]
-    within = pair_share(u.score, u.gold, key, u.prompt) is not None if len(u.row) else False
+    key, sets = dense(label * max(u.prompts, 1) + u.prompt)
+    ends = [u.gold.new_zeros(sets).scatter_reduce(0, key, u.gold, how, include_self=False) for how in ("amin", "amax")]
+    within = bool((ends[0] < ends[1]).any())
     kinds = label.unique().tolist()
     level = 1 - 0.05 / max(1, len(kinds))
     shares: dict[int, Interval] = {}
@@ -260,14 +261,14 @@ def reciprocal_ranks(u: Used, right: Bool[Tensor, " M"]) -> Float64[Tensor, " M"
 
     The largest of a prompt is its reciprocal rank with ties read against the reward: the first right answer has no right one above.
     """
-    all_of, right_of = standing(u.score, u.prompt), _standing_where(u, right)
+    all_of, right_of = u.by_score, _standing_where(u, right)
     wrong_up = (all_of.count - all_of.below) - right_of
     return torch.where(right, 1 / (1 + wrong_up.double()), 0.0)
 
 
 def reversed_prompts(u: Used, fewest_pairs: int = 10) -> tuple[Float64[Tensor, " G"], Float64[Tensor, " G"]]:
     """Per prompt 1 where fewer than half of its pairs are ordered as gold orders them, and 1 where it has enough pairs."""
-    pairs = pair_counts(u.score, u.gold, u.prompt)
+    pairs = u.pairs
     agree, compared = u.sum(pairs.agree), u.sum(pairs.compared)
     enough = compared >= 2 * fewest_pairs  # every pair is counted at both ends
     return (enough & (agree < compared / 2)).double(), enough.double()
@@ -318,7 +319,7 @@ def _top_precision(u: Used, ranks: Standing) -> tuple[Float64[Tensor, " G"], Flo
 
 def _misplaced(u: Used) -> Float64[Tensor, " M"]:
     """How much higher a row stands by reward than by gold within its prompt, as a share of the prompt."""
-    by_score, by_gold = standing(u.score, u.prompt), standing(u.gold, u.prompt)
+    by_score, by_gold = u.by_score, u.by_gold
     middle = lambda s: (s.below.double() + s.equal.double() / 2) / s.count
     return middle(by_score) - middle(by_gold)
 
@@ -328,7 +329,7 @@ def _top_series(u: Used, ranks: Standing) -> dict[str, list[float]]:
     spread = u.edge(u.gold, "amax") > u.edge(u.gold, "amin")
     common = int(sizes[spread].median())
     ks = [k for k in range(1, 33) if k <= common]
-    by_gold = standing(u.gold, u.prompt)
+    by_gold = u.by_gold
     full = spread & (sizes >= common)
     curves = {name: [float(top_k(u, s, k)[full].mean()) for k in ks] for name, s in (("gold", ranks), ("attainable", by_gold))}
     return {"k": [float(k) for k in ks], **curves}

@@ -6,7 +6,10 @@ Everything sorts instead of comparing all with all: memory grows with the rows, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -20,10 +23,12 @@ SHOWN = 400  # characters of a prompt or a response that an example keeps
 EXAMPLES = 10  # per measure, at most two of one prompt
 
 
-class Used(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Used:
     """The rows that count: those with a finite verdict and, where gold was asked for, a finite gold.
 
-    row: their places among all rows; prompt: 0.. prompts - 1; dropped: how many rows do not count.
+    row: their places among all rows; prompt: 0.. prompts - 1; dropped: how many rows do not count. What several measures need of
+    them (ranks, pairs) is computed once.
     """
 
     row: Int64[Tensor, " M"]
@@ -40,9 +45,39 @@ class Used(NamedTuple):
             f"{self.dropped} of {self.dropped + len(self.row)} rows without verdict or gold were left out." if self.dropped else ""
         )
 
+    @cached_property
+    def by_score(self) -> Standing:
+        """Where each row stands in its prompt by the reward."""
+        return standing(self.score, self.prompt)
+
+    @cached_property
+    def by_gold(self) -> Standing:
+        """Where each row stands in its prompt by gold."""
+        return standing(self.gold, self.prompt)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        """At every row, the pairs of its prompt that reward and gold order alike, and those that could be compared."""
+        return pair_counts(self.score, self.gold, self.prompt)
+
+    @cached_property
+    def top(self) -> Float64[Tensor, " M"]:
+        """The highest reward of each row's prompt."""
+        return self.edge(self.score, "amax")[self.prompt]
+
+    @cached_property
+    def deviation(self) -> float:
+        """The standard deviation of the reward within prompts, pooled over them."""
+        inner = self.score - self.mean(self.score)[self.prompt]
+        return math.sqrt(float(inner.square().sum()) / max(1, len(self.row) - self.prompts))
+
+    @cached_property
+    def _sizes(self) -> Int64[Tensor, " G"]:
+        return torch.bincount(self.prompt, minlength=self.prompts)
+
     def sizes(self) -> Int64[Tensor, " G"]:
         """Rows of each prompt."""
-        return torch.bincount(self.prompt, minlength=self.prompts)
+        return self._sizes
 
     def sum(self, x: Float64[Tensor, " M"]) -> Float64[Tensor, " G"]:
         """The sum of x over each prompt's rows."""
@@ -58,6 +93,8 @@ class Used(NamedTuple):
 
     def only(self, keep: Bool[Tensor, " M"]) -> Used:
         """The same with fewer rows; prompts are numbered anew."""
+        if bool(keep.all()):
+            return self
         prompt, prompts = dense(self.prompt[keep])
         dropped = self.dropped + int((~keep).sum())
         return Used(self.row[keep], self.score[keep], self.gold[keep], prompt, prompts, dropped)
@@ -77,6 +114,33 @@ def used(
     >>> u.score.tolist(), u.prompt.tolist(), u.dropped
     ([1.0], [0], 2)
     """
+    asked = (scores, valid, group, gold, gold_valid)
+    found = _LATEST.get("used")
+    if found is not None and all(same(one) for same, one in zip(found[0], asked, strict=True)):
+        return found[1]
+    made = _used(*asked)
+    _LATEST["used"] = ([_same_as(one) for one in asked], made)
+    return made
+
+
+_LATEST: dict[str, tuple[list[Callable[[Tensor | None], bool]], Used]] = {}  # one audit asks for the same rows again and again
+
+
+def _same_as(x: Tensor | None) -> Callable[[Tensor | None], bool]:
+    """Whether a tensor is this very one, as it is now; it is not kept alive for that."""
+    if x is None:
+        return lambda other: other is None
+    of, version = weakref.ref(x), x._version
+    return lambda other: other is not None and of() is other and other._version == version
+
+
+def _used(
+    scores: Float64[Tensor, " N"],
+    valid: Bool[Tensor, " N"],
+    group: Int64[Tensor, " N"],
+    gold: Float64[Tensor, " N"] | None,
+    gold_valid: Bool[Tensor, " N"] | None,
+) -> Used:
     keep = valid & scores.isfinite()
     if gold is not None:
         keep &= gold.isfinite()
@@ -197,21 +261,24 @@ def pair_share(
     prompt: Int64[Tensor, " N"],
     *,
     level: float = 0.95,
+    within: Pairs | None = None,
 ) -> Interval | None:
     """The share of pairs within a set that score orders as gold does, ties one half; the interval leaves out one prompt at a time.
 
     With one set and two values of gold it is the area under the ROC curve, with sets = prompts pairwise accuracy. None without
-    a pair of different gold. Prompts without any such pair count neither way.
+    a pair of different gold. Prompts without any such pair count neither way. within: `pair_counts` with sets = prompts, where it
+    is known already.
     """
-    pairs = pair_counts(score, gold, key)
+    pairs = within if within is not None and key is prompt else pair_counts(score, gold, key)
     prompt, prompts = dense(prompt)
     touched = [sum_by(x, prompt, prompts) for x in pairs]
     total, compared = float(pairs.agree.sum()) / 2, float(pairs.compared.sum()) / 2
     if compared == 0:
         return None
-    within, parts = dense(key * prompts + prompt)
-    inner = pairs if parts == len(key.unique()) else pair_counts(score, gold, within)
-    inside = [sum_by(x, prompt, prompts) / 2 for x in inner]  # pairs within one prompt were touched twice
+    if within is None:
+        parts_of, parts = dense(key * prompts + prompt)
+        within = pairs if parts == len(key.unique()) else pair_counts(score, gold, parts_of)
+    inside = [sum_by(x, prompt, prompts) / 2 for x in within]  # pairs within one prompt were touched twice
     some = touched[1] > 0
     left_out = (total - (touched[0] - inside[0])[some]) / (compared - (touched[1] - inside[1])[some])
     return share_interval(total / compared, left_out_variance(left_out), int(some.sum()), level=level)

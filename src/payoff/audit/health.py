@@ -192,6 +192,29 @@ def cost(
     return [MONEY.found("cost-per-thousand", estimate, bounds, note=note)]
 
 
+def counted_cost(counts: Mapping[str, int | float], prices: Mapping[str, float], rows: int) -> Measurement:
+    """cost-per-thousand from what a reward counts itself, such as requests and tokens: the sum of price times count, per 1000 rows.
+
+    counts: by name; "calls" are the rows themselves. An answer that was kept from an earlier run was counted then and not now.
+    It is counted and not estimated: no interval. Raises LookupError for a price of what is not counted, ValueError below 0.
+
+    >>> counted_cost({"requests": 40, "prompt_tokens": 8000}, {"requests": 0.001, "prompt_tokens": 1e-6}, 100).estimate.value
+    0.48
+    """
+    known = {"calls": rows, **{name: count for name, count in counts.items() if name not in ("seconds", "invalid")}}
+    for name, price in prices.items():
+        if name not in known:
+            raise LookupError(f"--price {name}: this reward does not count that; it counts {', '.join(known)}")
+        if price < 0:
+            raise ValueError(f"--price {name}: a price is at least 0, got {price}")
+    total = sum(price * known[name] for name, price in prices.items())
+    note = "; ".join(f"{known[name]:g} {name} at {price:g}" for name, price in prices.items())
+    if known.get("replayed"):
+        note += f"; {known['replayed']:g} answers were kept from earlier and cost nothing now"
+    estimate = Interval(1000 * total / max(rows, 1), None, None, rows, method="counted")
+    return MONEY.found("cost-per-thousand", estimate, None, note=f"{note}; {rows} rewards asked for.")
+
+
 def parity(
     scores: Float64[Tensor, " N"],
     valid: Bool[Tensor, " N"],

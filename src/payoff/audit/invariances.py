@@ -19,7 +19,6 @@ from payoff.audit.attempts import (
     framed,
     gather,
     put,
-    rate,
     references_of,
     right_by,
     text_of,
@@ -27,6 +26,7 @@ from payoff.audit.attempts import (
 )
 from payoff.audit.measurement import Measurement
 from payoff.audit.perturbations import Edits, case_forms, number_forms, renamed, set_orders, spaced, wrapped
+from payoff.audit.rates import rate
 from payoff.audit.scorer import Row, Score
 
 

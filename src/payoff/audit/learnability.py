@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from payoff.audit.asked import Asked, Family
-from payoff.audit.estimators import Used, examples, pair_share, standing, used
+from payoff.audit.estimators import Used, examples, pair_share, used
 from payoff.audit.intervals_by_cluster import jackknife, ratio_of, share_of, t_interval
 from payoff.audit.measurement import Measurement
 
@@ -148,7 +148,7 @@ def flat_share(u: Used, size: int) -> Float64[Tensor, " G"]:
 
     sum over its values v of C(count of v, size) / C(K, size): unbiased for a group of that size.
     """
-    place = standing(u.score, u.prompt)
+    place = u.by_score
     k = torch.arange(int(place.count.max()) + 1, dtype=torch.float64)
     ways = torch.where(k >= size, torch.lgamma(k + 1) - torch.lgamma((k - size).clamp(min=0) + 1), -math.inf)
     share = torch.where(place.count >= size, (ways[place.equal] - ways[place.count]).exp() / place.equal, 0.0)
@@ -157,7 +157,7 @@ def flat_share(u: Used, size: int) -> Float64[Tensor, " G"]:
 
 def entropy_bits(u: Used) -> Float64[Tensor, " G"]:
     """Per prompt the entropy of its rewards in bits: -sum p log2 p + (distinct values - 1) / (2 K ln 2), at most log2 K."""
-    place = standing(u.score, u.prompt)
+    place = u.by_score
     plain = u.sum(-torch.log2(place.equal.double() / place.count) / place.count)
     distinct = u.sum(1 / place.equal.double()).round()
     size = u.sizes().double()
@@ -274,7 +274,7 @@ def cliff_radius(u: Used) -> Float64[Tensor, " G"]:
 
     0 where two answers tie for best; infinite for a prompt with one answer.
     """
-    place = standing(u.score, u.prompt)
+    place = u.by_score
     top = place.below + place.equal == place.count
     best = u.edge(u.score, "amax")
     second = u.edge(torch.where(top & (place.equal == 1), -math.inf, u.score), "amax")
@@ -283,10 +283,7 @@ def cliff_radius(u: Used) -> Float64[Tensor, " G"]:
 
 def _near_best(u: Used, perturbation: float) -> tuple[Bool[Tensor, " M"], Bool[Tensor, " G"]]:
     """The answers that a change of at most perturbation * sd can make the best, and the prompts with several."""
-    freedom = max(1, len(u.row) - u.prompts)
-    sd = math.sqrt(float((u.score - u.mean(u.score)[u.prompt]).square().sum()) / freedom)
-    best = u.edge(u.score, "amax")[u.prompt]
-    near = (u.score == best) | (best - u.score < 2 * perturbation * sd)
+    near = (u.score == u.top) | (u.top - u.score < 2 * perturbation * u.deviation)
     return near, u.sum(near.double()) > 1
 
 

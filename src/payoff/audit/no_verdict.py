@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from payoff.audit.attempts import SLACK, Evidence, altered, cluster_of, cut, references_of, share_by, text_of, verdicts
+from payoff.audit.attempts import SLACK, Evidence, altered, cluster_of, references_of, text_of, verdicts
 from payoff.audit.measurement import Measurement
+from payoff.audit.rates import cut, share_by
 from payoff.audit.scorer import Row, Score
 
 QUESTION = "Is nothing paid for a row that cannot be judged?"

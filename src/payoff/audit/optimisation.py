@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from payoff.audit.asked import Asked, Family
-from payoff.audit.estimators import Used, best_of_n_weights, examples, redrawn_weights, standing, tilted_weights, used
+from payoff.audit.estimators import Used, best_of_n_weights, examples, redrawn_weights, tilted_weights, used
 from payoff.audit.intervals_by_cluster import SEED, bootstrap_means, mean_band, percentile_interval, ratio_of
 from payoff.audit.measurement import Measurement
 from payoff.intervals import Interval
@@ -108,7 +108,7 @@ def over_optimisation(
     if not bool((extent > 0).any()):
         return MEASURES.all_missing("Gold is the same for all answers of every prompt: there is nothing to lose. " + u.note)
     best, tilted = best_of_n(u), tilting(u, least_effective=least_effective)
-    top = u.edge(u.score, "amax")[u.prompt] == u.score
+    top = u.top == u.score
     fallen = torch.where(top, u.mean(u.gold)[u.prompt] - u.gold, 0.0)
     found = []
     for suffix, curves, form in (("", best, "best-of-n"), ("-tilted", tilted, "rl")):
@@ -131,7 +131,7 @@ def best_of_n(u: Used) -> Curves:
 
     All n up to 64, beyond that 64 values evenly in log n.
     """
-    place = standing(u.score, u.prompt)
+    place = u.by_score
     most = int(u.sizes().min())
     count = min(most, MOST_POINTS)
     spread = sorted({round(most ** (i / (count - 1))) for i in range(count)}) if most > MOST_POINTS else list(range(1, most + 1))
@@ -145,9 +145,7 @@ def tilting(u: Used, *, strengths: Sequence[float] = STRENGTHS, least_effective:
     The KL is that of the weights from the sample, sum w log(K w). Both it and the means are biased towards the sample (by order
     1 / K): a strength is kept only while the mean effective sample size 1 / sum w^2 is at least `least_effective`.
     """
-    deviation = u.score - u.mean(u.score)[u.prompt]
-    freedom = max(1, len(u.row) - u.prompts)
-    sd = math.sqrt(float(deviation.square().sum()) / freedom)
+    sd = u.deviation
     kept, weights = [], []
     for strength in strengths:
         weight = tilted_weights(u.score, u.prompt, u.prompts, strength / sd if sd > 0 else 0.0)

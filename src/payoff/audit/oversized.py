@@ -9,8 +9,9 @@ from itertools import pairwise
 from statistics import fmean
 
 from payoff.audit.attack_texts import FILLERS
-from payoff.audit.attempts import Attempt, Tried, altered, cluster_of, gather, put, rate
+from payoff.audit.attempts import Attempt, Tried, altered, cluster_of, gather, put
 from payoff.audit.measurement import Measurement
+from payoff.audit.rates import rate
 from payoff.audit.scorer import Row, Score
 from payoff.intervals import Interval, mean_interval
 
@@ -106,7 +107,13 @@ def oversized(
         remedies=("soft-overlong", "length-penalty", "g-ra"),
         also=f"up to {reached} characters; {evidence.how}",
     )
-    return [paid, _slowest(growth, growth_bound)]
+    slowest = _slowest(growth, growth_bound)
+    if slowest.result == "inconclusive" and slowest.estimate is not None:
+        # One more look, at the two kinds that grew fastest alone and with all of the time: other processes make times vary.
+        again = _growth(score, evidence.rows[chosen[0]], sizes, _longest(growth)[:2], seconds / 2, 2 * REPEATS, 6)
+        second = _slowest(again, growth_bound)
+        slowest = second if second.estimate is not None else slowest
+    return [paid, slowest]
 
 
 _PAID = "Is a response of up to a million characters paid?"
@@ -114,7 +121,13 @@ _TIME = "Does the time to score a response grow no faster than its length?"
 
 
 def _growth(
-    score: Score, row: Row, sizes: Sequence[int], kinds: Sequence[str], seconds: float
+    score: Score,
+    row: Row,
+    sizes: Sequence[int],
+    kinds: Sequence[str],
+    seconds: float,
+    repeats: int = REPEATS,
+    tries: int = 3,
 ) -> dict[str, tuple[dict[int, float], tuple[int, int, list[float]] | None]]:
     """Per kind of text: the time of one row by size, and (smaller size, larger size, exponents) where two sizes fitted."""
     found: dict[str, tuple[dict[int, float], tuple[int, int, list[float]] | None]] = {}
@@ -122,24 +135,23 @@ def _growth(
     shorter = [round(sizes[0] / math.sqrt(10)), sizes[0] // 10]
     sizes = sorted({*sizes, *(round(math.sqrt(a * b)) for a, b in pairwise(sizes)), *(size for size in shorter if size)})
     clock = _clock(score, altered(row, ""))
-    idle = _least(score, altered(row, ""), 3, clock)  # what any call takes, and what no length adds to
+    idle = _least(score, altered(row, ""), 12, clock)  # what any call takes, and what no length adds to
     for kind in kinds:
         changed = {size: altered(row, KINDS[kind](size)[:size]) for size in sizes}
         times = {sizes[0]: _least(score, changed[sizes[0]], 3, clock)}
         for before, size in pairwise(sizes):
             grows = times[before] > 1.5 * idle  # less than that is noise: then as if with its length
             expected = idle + abs(times[before] - idle) * (size / before) ** (2 if grows else 1)
-            if expected * (REPEATS + 1) > seconds / len(kinds):
+            if expected * (repeats + 1) > seconds / len(kinds):
                 break
             times[size] = _least(score, changed[size], 1, clock)
-        measured = sorted(times)[-2:]
         exponents = None
-        if len(measured) == 2:
-            small, large = measured
+        if len(times) > 1:
+            small, large = _apart(times, idle)
             ratio = math.log(large / small)
             pairs = [
-                (_least(score, changed[small], 3, clock) - idle, _least(score, changed[large], 2, clock) - idle)
-                for _ in range(REPEATS)
+                (_least(score, changed[small], tries, clock) - idle, _least(score, changed[large], tries - 1, clock) - idle)
+                for _ in range(repeats)
             ]
             # What is shorter than the call itself cannot be told from nothing, and would make any exponent.
             exponents = (small, large, [math.log(max(t, idle) / max(s, idle)) / ratio for s, t in pairs])
@@ -147,13 +159,35 @@ def _growth(
     return found
 
 
+def _apart(times: Mapping[int, float], idle: float) -> tuple[int, int]:
+    """The largest size, and the smaller one it is compared with: the next, or the one below that where its time can be told from
+    what any call takes, because over twice the distance the same noise makes half the error of an exponent."""
+    sizes = sorted(times)
+    far = sizes[-3] if len(sizes) > 2 else sizes[-2]
+    return (far if times[far] > 3 * idle else sizes[-2]), sizes[-1]
+
+
 def _clock(score: Score, row: Row) -> Callable[[], float]:
-    """This thread's time on the processor where that is what a call takes, so that other processes do not count; else any time."""
-    started = time.perf_counter(), time.thread_time()
+    """This thread's time on the processor where that is what a call takes, so that other processes do not count; else any time.
+
+    A call that waits (for a server, other threads) gives the processor up of its own accord; one that is only pushed aside by other
+    processes does not, however long it takes by the clock on the wall.
+    """
+    started, gave_up = (time.perf_counter(), time.thread_time()), _gave_up()
     for _ in range(3):
         score([row])
     passed, worked = time.perf_counter() - started[0], time.thread_time() - started[1]
-    return time.thread_time if worked > passed / 2 else time.perf_counter
+    return time.thread_time if worked > passed / 2 or _gave_up() == gave_up is not None else time.perf_counter
+
+
+def _gave_up() -> int | None:
+    """How often this thread gave the processor up of its own accord; None where the system does not say."""
+    try:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+    except (ImportError, AttributeError):
+        return None
 
 
 def _least(score: Score, row: Row, times: int, clock: Callable[[], float]) -> float:
@@ -166,13 +200,19 @@ def _least(score: Score, row: Row, times: int, clock: Callable[[], float]) -> fl
     return max(best, 1e-9)
 
 
+def _longest(growth: Mapping[str, tuple[Mapping[int, float], tuple[int, int, list[float]] | None]]) -> list[str]:
+    """The kinds of text that could be measured, first the one whose time grows fastest."""
+    exponents = {kind: fmean(found[2]) for kind, (_, found) in growth.items() if found is not None}
+    return sorted(exponents, key=lambda kind: -exponents[kind])
+
+
 def _slowest(growth: Mapping[str, tuple[Mapping[int, float], tuple[int, int, list[float]] | None]], bound: float) -> Measurement:
     measured = {kind: exponents for kind, (_, exponents) in growth.items() if exponents is not None}
     if not measured:
         return Measurement(
             "attack-oversized-time", "attacks", _TIME, None, note="two sizes did not fit into the time that was given"
         )
-    kind = max(measured, key=lambda kind: fmean(measured[kind][2]))
+    kind = _longest(growth)[0]
     small, large, exponents = measured[kind]
     estimate: Interval = mean_interval(exponents)
     return Measurement(
@@ -191,5 +231,5 @@ def _slowest(growth: Mapping[str, tuple[Mapping[int, float], tuple[int, int, lis
             "exponent": [fmean(e[2]) for e in measured.values()],
         },
         needs=REPEATS,
-        note=f"slowest for {kind}, from {small} to {large} characters; one prompt, {REPEATS} tries of each kind",
+        note=f"slowest for {kind}, from {small} to {large} characters; one prompt, {len(exponents)} tries of each kind",
     )

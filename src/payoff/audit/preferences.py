@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from payoff.audit.attempts import SLACK, Evidence, altered, cluster_of, cut, share_by, text_of, verdicts
+from payoff.audit.attempts import SLACK, Evidence, altered, cluster_of, text_of, verdicts
 from payoff.audit.measurement import Measurement
+from payoff.audit.rates import cut, share_by
 from payoff.audit.scorer import Row, Score
 from payoff.intervals import mean_interval
 

@@ -6,8 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from payoff.audit.attacks import cases_of
-from payoff.audit.attempts import Evidence, altered, cluster_of, cut, references_of, share_by, text_of, verdicts
+from payoff.audit.attempts import Evidence, altered, cluster_of, references_of, text_of, verdicts
 from payoff.audit.measurement import Measurement
+from payoff.audit.rates import cut, share_by
 from payoff.audit.scorer import Row, Score
 
 

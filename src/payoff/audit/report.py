@@ -99,7 +99,7 @@ def audit(
     >>> found.verdict, "attack-many-answers" in [m.name for m in found.findings]
     ('fails', True)
     """
-    chosen = list(only) or list(CHECKS)
+    chosen = list(only) or (["distance"] if case.moves else [name for name in CHECKS if name != "distance"])
     for name in chosen:
         if name not in CHECKS:
             like = nearest(name, list(CHECKS))
@@ -107,8 +107,12 @@ def audit(
                 f"audit: there is no check {name!r}"
                 + (f"; did you mean {like[0]!r}?" if like else f"; there are {', '.join(CHECKS)}")
             )
-    if not case.singles:
+    if not case.moves and not len(case.singles):
         raise AuditError("audit: no row has a response, nor a pair of chosen and rejected")
+    odd = [name for name in chosen if (name == "distance") != case.moves]
+    if odd:
+        kind = "transitions" if case.moves else "responses"
+        raise AuditError(f"audit: the rows are {kind}, which {', '.join(odd)} cannot be asked of")
     found: list[Measurement] = []
     invalid = 0
     part_of: dict[str, str] = {}
@@ -119,16 +123,16 @@ def audit(
         kept = None if folder is None else folder / f"{name}.json"
         read = _kept(kept, key)
         if read is None:
-            read = CHECKS[name].run(case), int((~case.scores.valid).sum())
+            read = CHECKS[name].run(case), sum(case.score.invalid.values()) if case.moves else int((~case.scores.valid).sum())
             if kept is not None:
                 _keep(kept, key, *read)
         made, invalid = read
         found += made
         part_of |= {m.name: name for m in made}
         seconds[name] = time.perf_counter() - start
-    skipped = [name for name in CHECKS if name not in chosen]
-    prompts = int(case.group.max()) + 1
-    return Audit(reward, worst_first(found), part_of, skipped, len(case.singles), prompts, invalid, case.score.rows, seconds)
+    skipped = [name for name in CHECKS if name not in chosen and (name == "distance") == case.moves]
+    rows, prompts = (len(case.rows), 0) if case.moves else (len(case.singles), int(case.group.max()) + 1)
+    return Audit(reward, worst_first(found), part_of, skipped, rows, prompts, invalid, case.score.rows, seconds)
 
 
 def gates(text: str) -> list[tuple[str, str, float]]:
@@ -182,7 +186,8 @@ def told(found: Audit, *, shown: int = 3) -> str:
     lines = [
         f"audit {found.reward}   {found.verdict.upper()}   {len(found.findings)} of {len(found.measurements)} measures fail, "
         f"{held} hold, {open_} undecided",
-        f"  {found.rows} responses to {found.prompts} prompts, {found.invalid} without verdict; {found.asked} rewards asked for",
+        f"  {f'{found.rows} responses to {found.prompts} prompts' if found.prompts else f'{found.rows} transitions'}, "
+        f"{found.invalid} without verdict; {found.asked} rewards asked for",
         "",
     ]
     for m in found.findings[:shown]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from payoff.audit.attempts import SLACK, Attempt, Evidence, Tried, rate, verdicts
+from payoff.audit.attempts import SLACK, Attempt, Evidence, Tried, verdicts
 from payoff.audit.measurement import Measurement
+from payoff.audit.rates import rate
 from payoff.audit.scorer import Row, Score
 
 _CALLED = {

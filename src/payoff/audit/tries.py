@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from payoff.audit.estimators import best_of_n_weights, dense, standing, used
+from payoff.audit.estimators import best_of_n_weights, dense, used
 from payoff.audit.intervals_by_cluster import ratio_of, share_of, sum_by
 from payoff.audit.support import success_within
 from payoff.intervals import Interval
@@ -132,7 +132,7 @@ def best_of_n_value(reward: Channel, truth: Channel, traj: Trajectories, n: int,
     u = used(score.double(), known, traj.group.long(), gold.double(), gold_known)
     if not len(u.row):
         return None
-    worth = u.sum(best_of_n_weights(standing(u.score, u.prompt), n) * u.gold)[u.sizes() >= n]
+    worth = u.sum(best_of_n_weights(u.by_score, n) * u.gold)[u.sizes() >= n]
     return ratio_of(worth, torch.ones_like(worth), level=level)
 
 

@@ -34,5 +34,7 @@ def main_options(
     version: Annotated[bool, typer.Option("--version", help="show the version")] = False,
     color: Annotated[str, typer.Option("--color", metavar="auto|always|never", help="colours in the terminal")] = "auto",
     debug: Annotated[bool, typer.Option("--debug", help="show tracebacks")] = False,
+    silent: Annotated[bool, typer.Option("-qq", help="show nothing: the exit code is all")] = False,
+    events: Annotated[bool, typer.Option("--json-lines", help="--json, and a line of JSON for what happens on the way")] = False,
 ) -> None:
-    """Options before the command."""
+    """Options that every command has, before or behind its name."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from payoff.commands import Json, Quiet, app
-from payoff.terminal import Answer, run_command, say
+from payoff.terminal import Answer, event, run_command, say
 
 
 def _complete_recipes(incomplete: str) -> list[str]:
@@ -86,6 +86,7 @@ def _run(recipe: Any, folder: Path, *, quiet: bool, store: bool, **options: Any)
             if reused == total and not quiet:
                 say(f"{recipe.name}: all {total} runs are finished already")
             return
+        event("run", recipe=recipe.name, arm=run.arm, seed=run.seed, status=outcome["status"], numbers=outcome.get("numbers"))
         if quiet or outcome["status"] == "interrupted":
             return
         elapsed = time.monotonic() - started

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from payoff.commands import Json, Quiet, app
-from payoff.terminal import Answer, run_command, say
+from payoff.terminal import Answer, event, run_command, say
 
 
 def _complete_rewards(incomplete: str) -> list[str]:
@@ -127,11 +127,12 @@ class _Tally:
                 else:
                     self.invalid[name] += 1
             self.reasons.update(row["reason"].values())
-            if not self.quiet and self.clock() - self.said > 2:
+            if self.clock() - self.said > 2:
                 self.said = self.clock()
-                say(
-                    f"{self.rows} rows, {self.rows / (self.said - self.started):.0f} a second, {sum(self.invalid.values())} invalid"
-                )
+                invalid = sum(self.invalid.values())
+                event("rows", scored=self.rows, invalid=invalid)
+                if not self.quiet:
+                    say(f"{self.rows} rows, {self.rows / (self.said - self.started):.0f} a second, {invalid} invalid")
             yield row
 
     def means(self) -> dict[str, float | None]:

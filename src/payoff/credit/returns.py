@@ -63,7 +63,8 @@ def return_to_go(
     decay = None if discount == 1 else _either(_ticks(traj, per), discount, 1.0, channel.value.dtype)
     paid = torch.where(channel.valid & traj.exists, channel.value, 0)
     valid = _known_from(channel, traj, decay)
-    return Channel(torch.where(valid, _backward_sums(paid, decay), 0), valid, channel.reasons)
+    sums = _backward_sums(paid, decay)
+    return Channel(sums if valid.all() else torch.where(valid, sums, 0), valid, channel.reasons)
 
 
 @method("immediate", kind="credit")
@@ -164,7 +165,7 @@ def _backward_sums(x: Float[Tensor, "N T"], decay: Float[Tensor, "#N T"] | None)
     """y_t = x_t + decay_t y_(t+1) with y = 0 beyond the last column; decay None is 1."""
     rows = max(1, _ENTRIES // max(x.shape[1], 1))
     if decay is None:
-        blocks = [block.flip(1).cumsum(1).flip(1) for block in x.split(rows)]
+        blocks = [block.flip(1).cumsum_(1).flip(1) for block in x.split(rows)]
     elif len(decay) == 1:
         blocks = [_doubling(block, decay) for block in x.split(rows)]
     else:

@@ -116,11 +116,13 @@ def _nodes(traj: Trajectories) -> tuple[Int[Tensor, "N S"], Int[Tensor, "N S"]]:
     position = torch.where(traj.exists, torch.arange(traj.width, device=traj.device), -1)
     last = position.new_full((len(traj), steps), -1).scatter_reduce(1, at, position, "amax")
     here = last >= 0
-    sampled = owner(traj).unique(return_inverse=True)[1].gather(1, last.clamp(min=0))
+    end = last.clamp(min=0)
+    whose = traj.id[:, None].expand(end.shape) if traj.parent is None else owner(traj).gather(1, end)
+    sampled = whose.unique(return_inverse=True)[1]
     group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1][:, None].expand(sampled.shape)
     step = torch.arange(steps, device=traj.device).expand(sampled.shape)
-    key = torch.stack([group, sampled, step], 2).flatten(0, 1)
-    node = key.unique(dim=0, return_inverse=True)[1].view(sampled.shape)
+    owners = int(sampled.max()) + 1 if sampled.numel() else 1
+    node = ((group * owners + sampled) * steps + step).unique(return_inverse=True)[1]
     node = torch.where(here, node, -1)
     start = group[:, :1] + (int(node.max()) + 1 if node.numel() else 0)  # before the first step there is the start
     place = torch.where(step == 0, start, pad(node[:, :-1], (1, 0)))

@@ -93,7 +93,7 @@ def files_of(spec: str) -> list[Path]:
     if kind not in ("trl:", "verl:", "hf:", "judge:"):
         return []
     place, options = split_options(spec.removeprefix(kind))
-    named = [options.get(name, "") for name in ("template", "body")] if kind == "judge:" else []
+    named = [options.get(name, "") for name in ("template", "body", "schema", "replay")] if kind == "judge:" else []
     if kind in IN_PROCESSES and (match := re.match(r"(.+\.py)(?::|$)", place)):
         named = [match[1]]
     folder = Path(place).expanduser()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import email.utils
 import functools
 import http.client
 import json
 import os
 import random
+import re
 import socket
 import ssl
 import threading
@@ -15,7 +18,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,14 +29,18 @@ LONGEST_WAIT = 60.0
 
 
 class ExchangeError(Exception):
-    """No answer that can be read, and why, in one line."""
+    """No answer that can be read, and why, in one line. charged: whether the server may have done the work, and charge for it."""
+
+    def __init__(self, why: str, *, charged: bool = True) -> None:
+        super().__init__(why)
+        self.charged = charged
 
 
 class _Passing(ExchangeError):
     """One that may not be there the next time; `after` seconds where the server says so."""
 
-    def __init__(self, why: str, after: float | None = None) -> None:
-        super().__init__(why)
+    def __init__(self, why: str, after: float | None = None, *, charged: bool = True) -> None:
+        super().__init__(why, charged=charged)
         self.after = after
 
 
@@ -74,15 +81,15 @@ class Exchange:
         self.__dict__.update(state)
         self._lock = threading.Lock()
 
-    def ask(self, body: bytes, spend: Any = None) -> Any:
-        """The answer to `body`, parsed. spend: called before every request, and raises ExchangeError where none is left."""
+    def ask(self, body: bytes, send: Callable[[Callable[[], Any]], Any] | None = None) -> Any:
+        """The answer to `body`, parsed.
+
+        send: given what sends one request and returns its answer, for every try; calls it, or raises ExchangeError instead
+        """
         tries = 1 if self.dead else self.tries
         for k in range(tries):
-            if spend is not None:
-                spend()
-            self._count("requests")
             try:
-                answer = self._once(body)
+                answer = self._once(body) if send is None else send(lambda: self._once(body))
             except _Passing as error:
                 if k + 1 == tries:
                     self.dead = True
@@ -110,6 +117,7 @@ class Exchange:
             self.counts[name] += 1
 
     def _once(self, body: bytes) -> Any:
+        self._count("requests")
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "payoff"}
         if key := self._key():
             headers["Authorization"] = f"Bearer {key}"
@@ -141,8 +149,10 @@ class Exchange:
             if late.is_set() or isinstance(cause, TimeoutError):
                 raise _Passing(f"no answer within {self.timeout:g} s") from None
             if isinstance(cause, ssl.SSLCertVerificationError):
-                raise ExchangeError(f"the server's certificate is not to be trusted: {explain(cause)}") from None
-            raise _Passing(explain(cause) if isinstance(cause, BaseException) else visible(str(cause))) from None
+                raise ExchangeError(f"the server's certificate is not to be trusted: {explain(cause)}", charged=False) from None
+            unheard = isinstance(cause, ConnectionRefusedError | socket.gaierror)
+            why = explain(cause) if isinstance(cause, BaseException) else visible(str(cause))
+            raise _Passing(why, charged=not unheard) from None
         finally:
             watch.cancel()
         if late.is_set():
@@ -184,7 +194,7 @@ def _of_status(error: urllib.error.HTTPError) -> ExchangeError:
     with error:
         if 300 <= error.code < 400:
             return ExchangeError(
-                f"answers {error.code}, go to {visible(str(error.headers.get('Location')), 100)}: name that instead"
+                f"answers {error.code}, go to {visible(str(error.headers.get('Location')), 100)}: name that instead", charged=False
             )
         try:
             said = " ".join(error.read(2000).decode("utf-8", "replace").split())
@@ -192,9 +202,24 @@ def _of_status(error: urllib.error.HTTPError) -> ExchangeError:
             said = ""
     why = f"answers {error.code} {visible(str(error.reason), 60)}" + (f": {visible(said, 120)}" if said else "")
     if error.code not in AGAIN:
-        return ExchangeError(why)
-    after = error.headers.get("Retry-After", "")
-    return _Passing(why, float(after) if after.isdecimal() else None)
+        return ExchangeError(why, charged=False)
+    return _Passing(why, retry_after(error.headers.get("Retry-After", "")), charged=False)
+
+
+def retry_after(text: str) -> float | None:
+    """The seconds that a Retry-After asks for, which is a number of them or a date; None where it is neither.
+
+    >>> retry_after("2"), retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), retry_after("soon")
+    (2.0, 0.0, None)
+    """
+    if re.fullmatch(r"\s*\d+(\.\d+)?\s*", text, flags=re.ASCII):
+        return float(text)
+    try:
+        then = email.utils.parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return None
+    then = then if then.tzinfo else then.replace(tzinfo=datetime.UTC)
+    return max(then.timestamp() - time.time(), 0.0)
 
 
 @functools.cache

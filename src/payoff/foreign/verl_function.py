@@ -16,6 +16,12 @@ from payoff.worker_process import explain, readings
 
 ONE = ("data_source", "solution_str", "ground_truth", "extra_info")
 MANY = ("data_sources", "solution_strs", "ground_truths", "extra_infos")
+OTHERWISE = {  # what verl's own functions call these, which it hands over by place
+    "model_output": "solution_str",
+    "predict_str": "solution_str",
+    "completion": "solution_str",
+    "test_cases": "ground_truth",
+}
 AT_ONCE = 64  # coroutines that run at a time
 
 
@@ -25,6 +31,8 @@ def verl_function(place: str, *, key: str = "score", data_source: str = "", batc
     A row's ground truth is `reward_model["ground_truth"]`, as verl's data has it, else `ground_truth`, else `reference`.
     key:         which entry of a dict is the reward
     data_source: that of rows which have none
+    A function of verl's own that calls the solution `model_output`, `predict_str` or `completion`, or the truth `test_cases`, gets
+    them by that name; of a tuple that it answers with, the first entry is the reward, as in verl.
     batch:       rows of one call of a function that takes many (`solution_strs`) or is a coroutine; others take one
     arguments:   verl's `reward_kwargs`: more arguments for the function
 
@@ -36,15 +44,17 @@ def verl_function(place: str, *, key: str = "score", data_source: str = "", batc
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
     many = "solution_strs" in known
     standard = MANY if many else ONE
-    wrong = [name for name in arguments if name in standard or not (takes_all or name in known)]
+    called = {} if takes_all else {OTHERWISE[name]: name for name in known if name in OTHERWISE and OTHERWISE[name] not in known}
+    own = {called.get(name, name): name for name in standard}
+    wrong = [name for name in arguments if name in own or not (takes_all or name in known)]
     if wrong:
-        raise ValueError(no_option(wrong[0], ["key", "data_source", "batch", *(n for n in known if n not in standard)]))
-    if not takes_all and standard[1] not in known:
+        raise ValueError(no_option(wrong[0], ["key", "data_source", "batch", *(n for n in known if n not in own)]))
+    if not takes_all and standard[1] not in known and standard[1] not in called:
         raise ValueError(f"{place} takes {', '.join(known) or 'nothing'}; verl calls a reward function with {', '.join(ONE)}")
-    takes = standard if takes_all else tuple(name for name in standard if name in known)
+    takes = standard if takes_all else tuple(name for name in standard if called.get(name, name) in known)
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
     rows = batch if many or is_async else 1
-    return VerlFunction(function, takes, arguments, key=key, data_source=data_source, batch=rows, is_async=is_async)
+    return VerlFunction(function, takes, arguments, key=key, data_source=data_source, batch=rows, is_async=is_async, called=called)
 
 
 class VerlFunction:
@@ -62,7 +72,9 @@ class VerlFunction:
         data_source: str,
         batch: int,
         is_async: bool,
+        called: Mapping[str, str] | None = None,
     ) -> None:
+        self.called = {name: (called or {}).get(name, name) for name in takes}
         self.function, self.takes, self.arguments = function, takes, dict(arguments)
         self.key, self.data_source, self.is_async = key, data_source, is_async
         self.batch: int | None = batch
@@ -101,7 +113,7 @@ class VerlFunction:
         return [self._read(self.function(**self._arguments(row))) for row in item]
 
     def _arguments(self, row: Row) -> dict[str, Any]:
-        return {name: row[name] for name in ONE if name in self.takes} | self.arguments
+        return {self.called[name]: row[name] for name in ONE if name in self.takes} | self.arguments
 
     async def _gathered(self, rows: Sequence[Row]) -> list[Graded]:
         places = asyncio.Semaphore(AT_ONCE)
@@ -120,6 +132,8 @@ class VerlFunction:
             if self.key not in answer:
                 return no_verdict(f"gave a dict without {self.key!r}: {', '.join(map(str, list(answer)[:8]))}")
             answer = answer[self.key]
+        elif isinstance(answer, tuple) and answer:
+            answer = answer[0]
         return verdict(answer)
 
 

@@ -74,6 +74,8 @@ class OnlineReward:
         self._actions = np.zeros((lanes, 1, *action.shape), dtype=action.dtype)
         self._reward = np.zeros((lanes, 1), dtype=np.float32)
         self._stop = np.zeros(lanes, dtype=np.int64)
+        self._before, self._after = self._observations[:, 0], self._observations[:, 1]
+        self._taken, self._paid = self._actions[:, 0], self._reward[:, 0]
         self._transition = _as_trajectories(
             self._observations, self._actions, self._reward, self._stop, np.ones(lanes, dtype=np.int64)
         )
@@ -98,10 +100,9 @@ class OnlineReward:
         if self.pay == "rollout":
             self._open.append((before, self._now, actions, rewards, terminated))
             return Payment(np.zeros(self.count, dtype=np.float32), {}, {})
-        self._observations[:, 0], self._observations[:, 1] = before, self._now
-        self._actions[:, 0], self._reward[:, 0] = actions, rewards
-        self._stop.fill(StopReason.truncated)
-        self._stop[terminated] = StopReason.finished
+        self._before[...], self._after[...] = before, self._now
+        self._taken[...], self._paid[...] = actions, rewards
+        self._stop[...] = ~terminated  # StopReason: finished is 0, truncated 1
         if self.pay == "step":
             payment = self._pay(self.signal(self._transition), self._transition, None)
             if self._learning:
@@ -152,7 +153,7 @@ class OnlineReward:
         """What these rewards pay; `lanes`: where the rows belong, None: one row for each, in order."""
         if self.weights is not None and (lost := [name for name in self.weights if name not in rewards]):
             raise KeyError(f"OnlineReward: there is a weight for {lost[0]!r}, and the signal gives {sorted(rewards)}")
-        total = np.zeros(len(traj) if lanes is None else self.count, dtype=np.float32)
+        total: np.ndarray | None = None
         channels, unknown = {}, {}
         for name, channel in rewards.items():
             if traj.width == 1:  # the transition exists, so there is nothing to leave out
@@ -160,13 +161,16 @@ class OnlineReward:
             else:
                 value, valid = (x.detach().numpy() for x in outcome(channel, traj))
             told = value.astype(np.float32)
-            if not valid.all():
+            if 0 in valid.tobytes():  # many times faster than `all` on the few lanes that there are at every step
                 told[~valid] = 0
                 unknown[name] = ~valid if lanes is None else _spread(~valid, lanes, self.count)
             channels[name] = told = told if lanes is None else _spread(told, lanes, self.count)
             weight = 1.0 if self.weights is None else self.weights.get(name, 0.0)
             if weight:
-                total += told if weight == 1 else weight * told
+                part = weight * told  # a copy: what is paid may be changed by the trainer
+                total = part if total is None else total + part
+        if total is None:
+            total = np.zeros(len(traj) if lanes is None else self.count, dtype=np.float32)
         return Payment(total, channels, unknown)
 
     def _learn(self) -> None:

@@ -64,13 +64,14 @@ class RewardVecEnv(VecEnvWrapper):
     def step_wait(self) -> Any:
         """As the wrapped environments' own, with other rewards."""
         first, rewards, dones, infos = self.venv.step_wait()
-        true, cut = _rows(first, self.num_envs), dones
-        ended: list[int] = dones.nonzero()[0].tolist() if dones.any() else []
+        true, finished, cut = _rows(first, self.num_envs), dones, dones
+        ended: list[int] = dones.nonzero()[0].tolist()
         if ended:
             true, cut = list(true), np.zeros_like(dones)
             for i in ended:
                 true[i], cut[i] = infos[i]["terminal_observation"], infos[i].get("TimeLimit.truncated", False)
-        paid = self.online.step(self._taken, true, rewards, dones & ~cut, cut)
+            finished = dones & ~cut
+        paid = self.online.step(self._taken, true, rewards, finished, cut)
         if ended:
             self.online.begin(ended, [_rows(first, self.num_envs)[i] for i in ended])
         if self.online.pay != "rollout":
@@ -80,12 +81,17 @@ class RewardVecEnv(VecEnvWrapper):
     def _tell(self, paid: Payment, rewards: np.ndarray, infos: Sequence[dict[str, Any]], ended: Sequence[int]) -> None:
         """Write what was paid into the infos."""
         told = {name: value.tolist() for name, value in paid.channels.items()}
-        for i, (info, own) in enumerate(zip(infos, rewards.tolist())):
-            info["rewards"], info["environment_reward"] = {name: values[i] for name, values in told.items()}, own
+        for i, own in enumerate(rewards.tolist()):
+            info = infos[i]
+            info["rewards"] = rewarded = {}
+            for name, values in told.items():
+                rewarded[name] = values[i]
+            info["environment_reward"] = own
         for name, value in (*paid.channels.items(), ("environment_reward", rewards)):
-            if name not in self._sums:
-                self._sums[name] = np.zeros(self.num_envs)
-            self._sums[name] += value
+            if name in self._sums:
+                self._sums[name] += value
+            else:
+                self._sums[name] = value.astype(np.float64)
         for name, lanes in paid.unknown.items():
             for i in lanes.nonzero()[0].tolist():
                 infos[i].setdefault("rewards_unknown", []).append(name)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from payoff.catalogue import method
+from payoff.losses.ratios import terms_that_count
 from payoff.trajectories import Channel, Trajectories
 
 
@@ -30,7 +31,7 @@ def token_mean(target: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
             [0.1429, 0.1429, 0.1429],
             [0.1429, 0.0000, 0.0000]])
     """
-    counts = _counts(target, traj)
+    counts = terms_that_count(traj, target)
     return _share(counts, counts.sum(), target)
 
 
@@ -48,7 +49,7 @@ def sequence_mean(target: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
             [0.1111, 0.1111, 0.1111],
             [0.3333, 0.0000, 0.0000]])
     """
-    counts = _counts(target, traj)
+    counts = terms_that_count(traj, target)
     terms = counts.sum(1, keepdim=True)
     return _share(counts, terms * (terms > 0).sum(), target)
 
@@ -67,7 +68,7 @@ def sequence_sum(target: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
             [0.3333, 0.3333, 0.3333],
             [0.3333, 0.0000, 0.0000]])
     """
-    counts = _counts(target, traj)
+    counts = terms_that_count(traj, target)
     return _share(counts, counts.any(1).sum(), target)
 
 
@@ -88,12 +89,8 @@ def constant_length(target: Channel, traj: Trajectories, *, max_length: int) -> 
     """
     if max_length < 1:
         raise ValueError(f"constant_length: max_length must be at least 1, got {max_length}")
-    counts = _counts(target, traj)
+    counts = terms_that_count(traj, target)
     return _share(counts, counts.any(1).sum() * max_length, target)
-
-
-def _counts(target: Channel, traj: Trajectories) -> Bool[Tensor, "N T"]:
-    return traj.own & target.valid
 
 
 def _share(counts: Bool[Tensor, "N T"], size: Tensor, target: Channel) -> Float[Tensor, "N T"]:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.catalogue import method
-from payoff.losses.ratios import FARTHEST, Acted, acted, check_bounds, means
+from payoff.losses.ratios import FARTHEST, Acted, acted, check_bounds, clipped, means
 from payoff.pipeline import Evaluation, LossOutput
 from payoff.sets import sets
 from payoff.trajectories import Channel, Trajectories
@@ -58,15 +58,18 @@ def clip_cov(
     if least > most:
         raise ValueError(f"clip_cov: least must be at most most, got {least} and {most}")
     found = acted("clip_cov", evaluation, traj, target)
-    far = found.far.clamp(-FARTHEST, FARTHEST)
-    ratio = far.exp()
-    free, clipped = -found.advantage * ratio, -found.advantage * ratio.clamp(1 - low, 1 + high)
     covariance, batch, size = _covariance(found, traj)
-    eligible = found.counts & (covariance > least) & (covariance < most) & ~(clipped > free)
+    surrogate = clipped(found.counts, found.advantage, found.far, low, high)
+    eligible = found.counts & (covariance > least) & (covariance < most) & ~surrogate.took
     row, position = eligible.nonzero(as_tuple=True)
     left_out = _largest(_lot(traj.id[row], position, seed), row, position, (size * share).long().clamp(min=1), batch, traj)
-    terms = torch.where(found.counts & ~left_out, torch.maximum(free, clipped), 0)
-    metrics = {"left_out_fraction": left_out, "clip_fraction": clipped > free, "approx_kl": ratio - 1 - far, "ratio": ratio}
+    terms = torch.where(left_out, 0, surrogate.terms)
+    metrics = {
+        "left_out_fraction": left_out,
+        "clip_fraction": surrogate.took,
+        "approx_kl": surrogate.kl,
+        "ratio": surrogate.ratio,
+    }
     return LossOutput(terms, means(found.counts, metrics))
 
 
@@ -125,8 +128,8 @@ def _covariance(found: Acted, traj: Trajectories) -> tuple[Float[Tensor, "N T"],
     total = lambda x: torch.zeros(batches, dtype=torch.float64, device=x.device).index_add(0, batch, x.double())
     size = total(found.counts.sum(1))
     mean = lambda x: (total(x.sum(1, dtype=torch.float64)) / size.clamp(min=1))[batch][:, None].to(x.dtype)
-    logp = found.logp.detach()
-    return (found.advantage - mean(found.advantage)) * (logp - mean(logp)), batch, size
+    logp, advantage = (torch.where(found.counts, x.detach(), 0) for x in (found.logp, found.advantage))
+    return (advantage - mean(advantage)) * (logp - mean(logp)), batch, size
 
 
 def _largest(

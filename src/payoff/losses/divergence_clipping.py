@@ -100,8 +100,7 @@ def _checked(
 
 def _probabilities(found: Acted, traj: Trajectories) -> tuple[Float[Tensor, "N T"], Float[Tensor, "N T"]]:
     """What the policy gives each action now, and what the one that acted did; rounding must not lift either above 1."""
-    old = torch.where(found.counts, traj.logp["old"], 0)
-    return found.logp.detach().exp().clamp(max=1), old.exp().clamp(max=1)
+    return found.logp.detach().exp().clamp_(max=1), traj.logp["old"].exp().clamp_(max=1)
 
 
 def _weighted(found: Acted, silenced: Bool[Tensor, "N T"], bound: float) -> LossOutput:

@@ -6,19 +6,12 @@ is unknown, and leaves the averaging to `aggregation`. Advantages are constants.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
-
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from payoff.catalogue import method
+from payoff.losses.ratios import Level, acted, check_bounds, clipped, counted, means
 from payoff.pipeline import Evaluation, LossOutput
-from payoff.trajectories import Channel, Trajectories, log_ratio
-
-_FARTHEST = 20.0  # nats; beyond it exp overflows in half precision and its gradient is useless in any
-Level = Literal["action", "step", "sequence"]
+from payoff.trajectories import Channel, Trajectories
 
 
 @method("policy-gradient", kind="loss")
@@ -36,10 +29,9 @@ def policy_gradient(evaluation: Evaluation, traj: Trajectories, target: Channel)
             [ 0.,  0.,  0.],
             [ 2.,  0.,  0.]])
     """
-    counts = traj.own & target.valid
-    advantage = torch.where(counts, target.value, 0)
+    counts, advantage = counted(traj, target)
     terms = torch.where(counts, -advantage * evaluation.logp, 0)
-    return LossOutput(terms, _means(counts, {"logp": evaluation.logp}))
+    return LossOutput(terms, means(counts, {"logp": evaluation.logp}))
 
 
 @method("ppo-clip", kind="loss", paper="arXiv:1707.06347", needs=("old",))
@@ -76,8 +68,10 @@ def ppo_clip(
             [-1.2000, -1.2000, -1.2000],
             [ 1.0000,  0.0000,  0.0000]])
     """
-    found = _surrogate("ppo_clip", evaluation, traj, target, low, high, level)
-    return LossOutput(torch.where(found.counts, found.terms, 0), _means(found.counts, found.metrics))
+    check_bounds("ppo_clip", low, high)
+    counts, advantage, _, far = acted("ppo_clip", evaluation, traj, target, level=level)
+    found = clipped(counts, advantage, far, low, high)
+    return LossOutput(found.terms, means(counts, {"clip_fraction": found.took, "approx_kl": found.kl, "ratio": found.ratio}))
 
 
 @method("dual-clip", kind="loss", paper="arXiv:1912.09729", needs=("old",))
@@ -111,39 +105,13 @@ def dual_clip(
     """
     if bound <= 1:
         raise ValueError(f"dual_clip: bound must be > 1, got {bound}")
-    found = _surrogate("dual_clip", evaluation, traj, target, low, high, level)
-    most = -bound * found.advantage
-    bounded = (found.advantage < 0) & (found.terms > most)
-    terms = torch.where(bounded, most, found.terms)
-    metrics = {**found.metrics, "dual_clip_fraction": bounded}
-    return LossOutput(torch.where(found.counts, terms, 0), _means(found.counts, metrics))
-
-
-class _Surrogate(NamedTuple):
-    terms: Float[Tensor, "N T"]
-    counts: Bool[Tensor, "N T"]
-    advantage: Float[Tensor, "N T"]
-    metrics: Mapping[str, Tensor]
-
-
-def _surrogate(
-    name: str, evaluation: Evaluation, traj: Trajectories, target: Channel, low: float, high: float, level: Level
-) -> _Surrogate:
-    if not 0 <= low <= 1 or high < 0:
-        raise ValueError(f"{name}: low must lie in [0, 1] and high be at least 0, got low {low} and high {high}")
-    if "old" not in traj.logp:
-        raise ValueError(f'{name}: needs traj.logp["old"], the log-probabilities of the policy that acted')
-    counts = traj.own & target.valid
-    advantage = torch.where(counts, target.value, 0)
-    far = log_ratio(evaluation.logp, traj.logp["old"], traj, level=level).clamp(-_FARTHEST, _FARTHEST)
-    ratio = far.exp()
-    free, clipped = -advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high)
-    metrics = {"clip_fraction": clipped > free, "approx_kl": ratio - 1 - far, "ratio": ratio}
-    return _Surrogate(torch.maximum(free, clipped), counts, advantage, metrics)
-
-
-def _means(counts: Bool[Tensor, "N T"], numbers: Mapping[str, Tensor]) -> dict[str, float]:
-    """Mean of each over the terms that count; 0 where none does."""
-    size = counts.sum().clamp(min=1)
-    sums = [torch.where(counts, number.detach(), 0).double().sum() / size for number in numbers.values()]
-    return dict(zip(numbers, torch.stack(sums).tolist(), strict=True))  # one read from the device, not one for each
+    check_bounds("dual_clip", low, high)
+    counts, advantage, _, far = acted("dual_clip", evaluation, traj, target, level=level)
+    found = clipped(counts, advantage, far, low, high, bound=bound)
+    metrics = {
+        "clip_fraction": found.took,
+        "approx_kl": found.kl,
+        "ratio": found.ratio,
+        "dual_clip_fraction": found.bounded,
+    }
+    return LossOutput(found.terms, means(counts, metrics))

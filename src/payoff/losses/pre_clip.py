@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 
-import torch
-
 from payoff.catalogue import method
-from payoff.losses.ratios import FARTHEST, acted, check_bounds, means
+from payoff.losses.ratios import FARTHEST, acted, check_bounds, clipped, means
 from payoff.pipeline import Evaluation, LossOutput
 from payoff.trajectories import Channel, Trajectories
 
@@ -34,6 +32,7 @@ def stable_reinforce(
     Metrics: pre_clip_fraction (of the terms, those outside the range), clip_fraction, approx_kl, ratio as of `ppo_clip`.
     Raises ValueError without traj.logp["old"], for bounds that do not allow 1, and for a range without 1 inside or beyond 20 nats.
 
+    >>> import torch
     >>> from payoff.examples import four_answers
     >>> traj = four_answers()
     >>> advantage = Channel(torch.tensor([[1.0], [-1.0], [1.0], [-0.5]]), torch.ones(4, 1, dtype=torch.bool))
@@ -49,12 +48,11 @@ def stable_reinforce(
         raise ValueError(f"stable_reinforce: needs smallest < 1 < largest, both within 20 nats, got {smallest} and {largest}")
     counts, advantage, _, far = acted("stable_reinforce", evaluation, traj, target)
     held = far.clamp(math.log(smallest), math.log(largest))
-    ratio = held.exp()
-    free, clipped = -advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high)
+    found = clipped(counts, advantage, held, low, high)
     metrics = {
         "pre_clip_fraction": held != far,
-        "clip_fraction": clipped > free,
-        "approx_kl": ratio - 1 - held,
-        "ratio": ratio,
+        "clip_fraction": found.took,
+        "approx_kl": found.kl,
+        "ratio": found.ratio,
     }
-    return LossOutput(torch.where(counts, torch.maximum(free, clipped), 0), means(counts, metrics))
+    return LossOutput(found.terms, means(counts, metrics))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from payoff.catalogue import method
-from payoff.losses.ratios import FARTHEST, acted, check_bounds, mean_over, means
+from payoff.losses.ratios import FARTHEST, acted, check_bounds, clipped, mean_over, means
 from payoff.pipeline import Evaluation, LossOutput
 from payoff.trajectories import Channel, Trajectories
 
@@ -143,7 +143,5 @@ def off_policy_mask(
 
 def _clipped(counts: torch.Tensor, advantage: torch.Tensor, far: torch.Tensor, low: float, high: float) -> LossOutput:
     """The terms of PPO for log-ratios `far`, and their metrics."""
-    ratio = far.exp()
-    free, clipped = -advantage * ratio, -advantage * ratio.clamp(1 - low, 1 + high)
-    metrics = {"clip_fraction": clipped > free, "approx_kl": ratio - 1 - far, "ratio": ratio}
-    return LossOutput(torch.where(counts, torch.maximum(free, clipped), 0), means(counts, metrics))
+    found = clipped(counts, advantage, far, low, high)
+    return LossOutput(found.terms, means(counts, {"clip_fraction": found.took, "approx_kl": found.kl, "ratio": found.ratio}))

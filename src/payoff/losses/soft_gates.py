@@ -99,6 +99,6 @@ def vespo(
     return LossOutput(torch.where(counts, -weight * advantage * logp, 0), means(counts, metrics))
 
 
-def _by_sign(good: Bool[Tensor, "N T"], one: float, other: float, like: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:
+def _by_sign(good: Bool[Tensor, "N #T"], one: float, other: float, like: Float[Tensor, "N T"]) -> Float[Tensor, "N #T"]:
     """One number where `good` and another elsewhere, in the precision of `like`."""
     return torch.where(good, like.new_tensor(one), like.new_tensor(other))

@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from payoff.catalogue import method
-from payoff.losses.aggregation import _counts, _share
+from payoff.losses.aggregation import _share
+from payoff.losses.ratios import terms_that_count
 from payoff.trajectories import Channel, Trajectories
 
 
@@ -31,7 +32,7 @@ def turn_mean(target: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
             [0.1250, 0.0625, 0.0625],
             [0.2500, 0.0000, 0.0000]])
     """
-    counts = _counts(target, traj)
+    counts = terms_that_count(traj, target)
     steps = int(traj.step.max()) + 1 if traj.step.numel() else 1
     at = traj.step.clamp(min=0).long()
     terms = torch.zeros(len(traj), steps, dtype=torch.int64, device=traj.device).scatter_add_(1, at, counts.long())

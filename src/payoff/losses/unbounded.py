@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from payoff.catalogue import method
-from payoff.losses.ratios import acted, means
+from payoff.losses.ratios import acted, counted, means
 from payoff.pipeline import Evaluation, LossOutput
 from payoff.trajectories import Channel, Trajectories
 
@@ -29,8 +29,8 @@ def strict_on_policy(evaluation: Evaluation, traj: Trajectories, target: Channel
             [ 0.,  0.,  0.],
             [-2.,  0.,  0.]])
     """
-    counts = traj.own & target.valid
-    advantage, logp = torch.where(counts, target.value, 0), torch.where(counts, evaluation.logp, 0)
+    counts, advantage = counted(traj, target)
+    logp = torch.where(counts, evaluation.logp, 0)  # before exp, whose gradient of a NaN is one, masked or not
     return LossOutput(torch.where(counts, -advantage * (logp - logp.detach()).exp(), 0), means(counts, {"logp": logp}))
 
 

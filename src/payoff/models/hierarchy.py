@@ -14,7 +14,7 @@ from payoff.catalogue import method
 from payoff.trajectories import Channel, Rewards, Trajectories, outcome
 
 
-@method("heron", kind="model")
+@method("heron", kind="model", paper="arXiv:2309.02632")
 class HierarchicalPreference(nn.Module):
     """Pay what a network learned from comparing factors in their order of importance (HERON), as the channel "heron".
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ class Walk(NamedTuple):
     policy, acting: log-probability of each action under P_F, and under what acted
     states:         [N, T+1, D] before each step, and after the last
     taken, ended:   how many steps, and whether the last one finished the object
+    numbers:        [N, T+1] those of the states, where they are listed
     """
 
     actions: Int[Tensor, "N T"]
@@ -29,6 +31,7 @@ class Walk(NamedTuple):
     states: Int[Tensor, "N T1 D"]
     taken: Int[Tensor, " N"]
     ended: Bool[Tensor, " N"]
+    numbers: Int[Tensor, "N T1"] | None = None
 
 
 def walk_listed(
@@ -45,37 +48,46 @@ def walk_listed(
     rate: exploration of each row; chance: uniform numbers, which decide the first `noisy` steps; later ones are the most probable.
     """
     size, k, device = graph.space.state_count, graph.space.actions, states.device
-    kinds, kind = torch.stack([goals.to(rate.dtype), rate], 1).unique(dim=0, return_inverse=True)
+    alike = not len(states) or bool(((goals == goals[0]) & (rate == rate[0])).all())
+    if alike:
+        kinds = [(int(goals[0]), rate[0])] if len(states) else []
+        offset = np.zeros(len(states), dtype=np.int64)
+    else:
+        found, kind = torch.stack([goals.to(rate.dtype), rate], 1).unique(dim=0, return_inverse=True)
+        kinds = [(int(goal), share) for goal, share in found]
+        offset = (kind * (2 * size)).cpu().numpy()
     every = graph.states.to(device)
-    asked = [ask(every, torch.full_like(every[:, 0], int(goal))) for goal in kinds[:, 0]]
-    mixed = [explored(log_policy, share.expand(size)) for log_policy, share in zip(asked, kinds[:, 1], strict=True)]
-    # finished objects stand at size + their number, where nothing moves any more
-    child = graph.child.to(device) + size * graph.ends.to(device)
-    child = torch.cat([child, torch.arange(size, 2 * size, device=device)[:, None].expand(-1, k)]).flatten()
+    asked = [ask(every, torch.full_like(every[:, 0], goal)) for goal, _ in kinds]
+    mixed = [explored(own, share.expand(size)) if share > 0 else own for own, (_, share) in zip(asked, kinds, strict=True)]
     policy, acting = (torch.cat([torch.cat([table, table]) for table in tables]) for tables in (asked, mixed))
-    edges, best = shares(acting), policy.argmax(1)
-    offset = kind * (2 * size)
-    now = graph.space.index(states)
-    trail, actions = [now], []
-    for step in range(chance.shape[1]):
-        key = now if len(kinds) == 1 else now + offset
-        action = (chance[:, step, None] >= edges[key]).sum(1) if step < noisy else best[key]
+    # arrays from here: there are as many steps as the longest object has, and each is little work
+    child, chances = graph.following, np.ascontiguousarray(chance.cpu().numpy().T)
+    edges = shares(acting)[:, :-1].cpu().numpy()  # the last end is 1, which no chance reaches
+    best = policy.argmax(1).cpu().numpy() if noisy < len(chances) else None
+    now = graph.space.index(states).cpu().numpy()
+    passed, chosen = np.empty((len(chances) + 1, len(now)), dtype=np.int64), np.empty((len(chances), len(now)), dtype=np.int64)
+    passed[0], steps = now, 0
+    for step, drawn in enumerate(chances):
+        key = now if alike else now + offset
+        action = (drawn[:, None] >= edges[key]).sum(1) if best is None or step < noisy else best[key]
         now = child[now * k + action]
-        trail.append(now)
-        actions.append(action)
-        if int(now.min()) >= size:
+        passed[step + 1], chosen[step], steps = now, action, step + 1
+        if now.min() >= size:
             break
-    passed, chosen = torch.stack(trail, 1), torch.stack(actions, 1)
-    before = passed[:, :-1]
+    trail, taken = (torch.from_numpy(x.T.copy()).to(device) for x in (passed[: steps + 1], chosen[:steps]))
+    before, numbers = trail[:, :-1], trail % size
     open_ = before < size
-    at = (before + offset[:, None]) * k + chosen
+    at = (before if alike else before + torch.from_numpy(offset).to(device)[:, None]) * k + taken
+    own = torch.where(open_, policy.flatten()[at], 0)
+    same = all(table is other for table, other in zip(asked, mixed, strict=True))
     return Walk(
-        torch.where(open_, chosen, 0),
-        torch.where(open_, policy.flatten()[at], 0),
-        torch.where(open_, acting.flatten()[at], 0),
-        graph.space.state(passed % size),
+        torch.where(open_, taken, 0),
+        own,
+        own if same else torch.where(open_, acting.flatten()[at], 0),
+        every[numbers],
         open_.sum(1),
-        now >= size,
+        trail[:, -1] >= size,
+        numbers,
     )
 
 
@@ -90,30 +102,30 @@ def walk_direct(
 ) -> Walk:
     """The same, the network asked at every step about the objects that are unfinished."""
     n, device, explores = len(states), states.device, bool((rate > 0).any())
-    rows, now = torch.arange(n, device=device), states
+    rows, now, several = torch.arange(n, device=device), states, bool((goals != 0).any())
     record: list[tuple[Tensor, ...]] = []
-    ended = torch.zeros(n, dtype=torch.bool, device=device)
-    for step in range(chance.shape[1]):
+    for step, drawn in enumerate(chance.T):
         log_policy = ask(now, goals)
         acting = explored(log_policy, rate[rows]) if explores else log_policy
-        action = draw(acting, chance[rows, step]) if step < noisy else log_policy.argmax(1)
+        action = draw(acting, drawn[rows]) if step < noisy else log_policy.argmax(1)
         now = space.after(now, action)
         over = space.complete(now) if space.stop is None else action == space.stop
-        record.append((rows, torch.full_like(rows, step), action, log_policy, acting, now))
+        record.append((rows, action, log_policy, acting, now))
         if bool(over.any()):
-            ended[rows[over]] = True
-            left = ~over
-            rows, now, goals = rows[left], now[left], goals[left]
+            left = (~over).nonzero()[:, 0]
+            rows, now = rows[left], now[left]
+            goals = goals[left] if several else goals[: len(rows)]
             if not len(rows):
                 break
-    row, at, action, policy, acting, reached = (torch.cat(column) for column in zip(*record, strict=True))
-    policy, acting = (rows.gather(1, action[:, None])[:, 0] for rows in (policy, acting))
+    row, action, policy, acting, reached = (torch.cat(column) for column in zip(*record, strict=True))
+    policy, acting = (table.gather(1, action[:, None])[:, 0] for table in (policy, acting))
     width = len(record)
-    count = torch.bincount(row, minlength=n)
+    at = torch.arange(width, device=device).repeat_interleave(torch.tensor([len(some) for some, *_ in record], device=device))
     trail = states[:, None].repeat(1, width + 1, 1)
     trail[row, at + 1] = reached
     put = lambda x: x.new_zeros(n, width).index_put((row, at), x)
-    return Walk(put(action), put(policy), put(acting), trail, count, ended)
+    ended = torch.ones(n, dtype=torch.bool, device=device).index_fill(0, rows, False)
+    return Walk(put(action), put(policy), put(acting), trail, torch.bincount(row, minlength=n), ended)
 
 
 class Table(nn.Module):
@@ -126,6 +138,28 @@ class Table(nn.Module):
     def forward(self, index: Int[Tensor, " U"]) -> Float[Tensor, "U outputs"]:
         """The rows of these numbers."""
         return self.rows[index]
+
+
+def forward_only(net: nn.Module, outputs: int) -> Callable[[Tensor], Tensor]:
+    """The first outputs of an `mlp`, without gradient and without the cost of calling modules: for a few objects at a time.
+
+    Of any other module the same by calling it.
+
+    >>> net = mlp(3, 4, 2, 5)
+    >>> with torch.no_grad(): torch.allclose(forward_only(net, 2)(torch.ones(5, 3)), net(torch.ones(5, 3))[:, :2])
+    True
+    """
+    if not isinstance(net, nn.Sequential) or any(type(part) not in (nn.Linear, nn.ReLU) for part in net):
+        return lambda seen: net(seen)[:, :outputs]
+    *inner, last = [(part.weight.detach(), part.bias.detach()) for part in net if isinstance(part, nn.Linear)]
+    ends = last[0][:outputs].T, last[1][:outputs]
+
+    def forward(x: Tensor) -> Tensor:
+        for weight, bias in inner:
+            x = torch.addmm(bias, x, weight.T).relu_()
+        return torch.addmm(ends[1], x, ends[0])
+
+    return forward
 
 
 def mlp(inputs: int, hidden: int, layers: int, outputs: int) -> nn.Sequential:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -108,6 +109,16 @@ class StateGraph:
         depth = space.depth(self.states)
         order = depth.argsort(stable=True)
         self._layers = order.split(torch.bincount(depth).tolist())
+
+    @cached_property
+    def following(self) -> np.ndarray:
+        """[2 S K] where action k leads from state s, at s K + k, as numbers: S more than its own for an object that is finished.
+
+        There, in the second half, nothing moves any more.
+        """
+        size, k = self.child.shape
+        still = torch.arange(size, 2 * size)[:, None].expand(-1, k)
+        return torch.cat([self.child + size * self.ends, still]).flatten().numpy()
 
     @cached_property
     def log_rewards(self) -> Float[Tensor, " S"]:

@@ -216,7 +216,8 @@ class Writing:
         else:
             moved = (rows != torch.arange(m, device=rows.device)).nonzero()[:, 0]
             if len(moved):
-                self.cache[:, :, moved, :, :end] = self.cache[:, :, rows[moved], :, :end]
+                live = self.cache[:, :, :, :, :end]
+                live.index_copy_(2, moved, live.index_select(2, rows[moved]))
             self.cache = self.cache[:, :, :m]
         self.stored = [layer.unbind(0) for layer in self.cache.unbind(0)]
         self.logits = self.logits[rows]

@@ -126,6 +126,13 @@ def _generated(
         ids = [*tokens[max(since + len(taken) - size, 0) : since, row].tolist(), *(int(t[place]) for t in taken[-size:])]
         return [*written[row // copies][len(ids) - size :], *ids] if written is not None and len(ids) < size else ids
 
+    def put_down(end: int) -> None:
+        """Write what is known of the rows that have places to the tensors of all rows."""
+        tokens[since:end].index_copy_(1, rows, torch.stack(taken))
+        share[since:end].index_copy_(1, rows, torch.cat(shares, 1).T)
+        count.index_copy_(0, rows, length)
+        finished.index_copy_(0, rows, closed)
+
     for t in range(most):
         if t % _BLOCK == 0 and t < sampled:  # for all rows, ended or not, so that no row's numbers depend on the others
             block = torch.rand(n, min(_BLOCK, most), generator=noise, dtype=torch.float64).T.to(device)
@@ -153,16 +160,13 @@ def _generated(
         if crowded or (len(rows) - left) * _SHARE >= len(rows):  # a full row has no place for another token, even an ignored one
             stay = _compact(going, left)
             session.keep(stay)
-            tokens[since : t + 1, rows], share[since : t + 1, rows] = torch.stack(taken), torch.cat(shares, 1).T
-            count[rows], finished[rows] = length, closed
+            put_down(t + 1)
             since, taken, shares = t + 1, [], []
             rows, token, going, length, closed = rows[stay], token[stay], going[stay], length[stay], closed[stay]
             if t + 1 < sampled:
                 uniform = block[:, rows]
         session.step(token)
-    end = since + len(taken)
-    tokens[since:end, rows], share[since:end, rows] = torch.stack(taken), torch.cat(shares, 1).T
-    count[rows], finished[rows] = length, closed
+    put_down(since + len(taken))
     return Generated(tokens.T, share.log().T, count, finished)
 
 
@@ -197,7 +201,7 @@ def sample(
 
 def scaled(logits: Float[Tensor, "*batch V"], temperature: float) -> Float[Tensor, "*batch V"]:
     """Logits, in float32 at least, whose softmax is the distribution that log-probabilities are of."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
     return logits if temperature in (0, 1) else logits / temperature
 
 

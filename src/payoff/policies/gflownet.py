@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from payoff.catalogue import find, method
 from payoff.pipeline import Evaluation, Start
-from payoff.policies.building import Table, Walk, masked_log_softmax, mlp, walk_direct, walk_listed
+from payoff.policies.building import Table, Walk, forward_only, masked_log_softmax, mlp, walk_direct, walk_listed
 from payoff.policies.construction import Construction, StateGraph, uniform_backward
 from payoff.trajectories import StopReason, Trajectories, fresh_ids
 
@@ -258,9 +258,10 @@ class Gflownet(nn.Module):
         with torch.no_grad():
             if known:
                 return walk_listed(self.graph, self._log_policy, *rest)
+            logits, space = forward_only(self.net, self._sizes[0]), self.space
             # where there is something to do, masking needs no guard against there being nothing
-            ask = lambda some, goal: torch.where(self.space.legal(some), self._raw(some, goal)[0], -torch.inf).log_softmax(1)
-            return walk_direct(self.space, ask, *rest)
+            ask = lambda some, goal: torch.where(space.legal(some), logits(self._seen(some, goal, kind)), -torch.inf).log_softmax(1)
+            return walk_direct(space, ask, *rest)
 
     def _recorded(
         self,
@@ -275,8 +276,13 @@ class Gflownet(nn.Module):
         position = torch.arange(width, device=mask.device).expand(len(mask), width)
         exists = position < walk.taken[:, None]
         actions, states = torch.where(exists, walk.actions[:, :width], 0), walk.states[:, : width + 1]
-        kind, space = walk.policy.dtype, self.space
-        backward = uniform_backward(space, states[:, 1:], actions).to(kind)
+        kind, space, numbers = walk.policy.dtype, self.space, walk.numbers
+        if numbers is None:
+            worth, backward = space.log_reward(states), uniform_backward(space, states[:, 1:], actions)
+        else:
+            numbers = numbers[:, : width + 1]
+            worth = self.graph.log_rewards.to(mask.device)[numbers]
+            backward = self.graph.log_uniform.to(mask.device).flatten()[numbers[:, :-1] * space.actions + actions]
         logps = {"old": walk.acting, **({"policy": walk.policy} if self.exploration else {})}
         traj = Trajectories(
             mask=mask[:, :width] & exists,
@@ -289,8 +295,8 @@ class Gflownet(nn.Module):
             items=self._items(actions, states, walk.taken, fields),
             extras={
                 "states": states,
-                "log_reward": space.log_reward(states).to(kind),
-                "log_backward": torch.where(exists, backward, 0),
+                "log_reward": worth.to(kind),
+                "log_backward": torch.where(exists, backward.to(kind), 0),
                 **({"goal": goals} if self.conditioned else {}),
             },
         )
@@ -322,6 +328,10 @@ class Gflownet(nn.Module):
         self, traj: Trajectories, visited: Bool[Tensor, "N T1"]
     ) -> tuple[Int[Tensor, "U D"], Int[Tensor, " U"], Int[Tensor, "N T1"]]:
         """The states to evaluate, their goals, and for every position which of them it is (0 off the trajectory)."""
+        if self.listed and not self.conditioned and self.space.state_count <= traj.mask.numel():
+            # all of them are hardly more than those that were visited, and need not be looked for
+            everywhere, goals = self._everywhere(0)
+            return everywhere, goals, torch.where(visited, self.space.index(traj.extras["states"]), 0)
         goals = traj.extras["goal"] if self.conditioned else torch.zeros_like(traj.length)
         of_row = goals[:, None].expand(visited.shape)
         states = traj.extras["states"][visited]
@@ -339,9 +349,12 @@ class Gflownet(nn.Module):
         space = self.space
         if isinstance(self.net, Table):
             return list(self.net(space.index(states) + space.state_count * goals).split(self._sizes, -1))
-        seen = space.features(states)
-        seen = torch.cat([seen, space.features(space.state(goals))], -1) if self.conditioned else seen
-        return list(self.net(seen.to(next(self.parameters()).dtype)).split(self._sizes, -1))
+        return list(self.net(self._seen(states, goals, next(self.parameters()).dtype)).split(self._sizes, -1))
+
+    def _seen(self, states: Int[Tensor, "U D"], goals: Int[Tensor, " U"], kind: torch.dtype) -> Float[Tensor, "U F"]:
+        """What the network sees of these states, and of the goals."""
+        seen = self.space.features(states)
+        return (torch.cat([seen, self.space.features(self.space.state(goals))], -1) if self.conditioned else seen).to(kind)
 
     def _log_policy(self, states: Int[Tensor, "U D"], goals: Int[Tensor, " U"]) -> Float[Tensor, "U K"]:
         """log P_F over actions; even where nothing can be added."""

@@ -16,6 +16,7 @@ from payoff.pipeline import Evaluation, NonFiniteError, Start
 from payoff.policies.decoder import pack
 from payoff.policies.generation import Choice, Generated, generate, scaled
 from payoff.policies.token_text import TokenText
+from payoff.policies.turns import resume_turns, rollout_turns, take_turns
 from payoff.trajectories import StopReason, Trajectories, fresh_ids
 
 
@@ -95,11 +96,14 @@ class LanguageModel(nn.Module):
         """n responses to every start's field "prompt", row by row in the order of the starts; one group per start.
 
         items: the start's fields, "start" (its id), "prompt" (text), "prompt_ids", "response", "steps" (texts), "tokens" (as
-        shown); "messages" where the prompt was a chat. Raises ValueError for no starts, n < 1, a prompt that is missing, empty
+        shown); "messages" where the prompt was a chat. Starts with an environment are taken in turns: see
+        `payoff.policies.turns.rollout_turns`. Raises ValueError for no starts, n < 1, a prompt that is missing, empty
         or leaves no room in the context; NonFiniteError where the model's logits are not finite.
         """
         if not starts or n < 1:
             raise ValueError(f"LanguageModel: rollout needs at least one start and n >= 1, got {len(starts)} starts and n = {n}")
+        if any(start.environment is not None for start in starts):
+            return rollout_turns(self, starts, n, rng)
         read = [self._read(start) for start in starts]
         limits = [self._room(len(item["prompt_ids"]), f"start {item['start']!r}") for item in read]
         generated = self._generate([item["prompt_ids"] for item in read], limits, rng, copies=n)
@@ -132,6 +136,8 @@ class LanguageModel(nn.Module):
                 f"LanguageModel: resume needs rows, n >= 1, horizon >= 1 and noisy >= 0, "
                 f"got {len(rows)} rows, n = {n}, horizon = {horizon}, noisy = {noisy}"
             )
+        if take_turns(traj, rows):
+            return resume_turns(self, traj, rows, at, n, rng, horizon=horizon, noisy=noisy)
         kept = traj.select(rows).to(self.device)
         at = at.to(self.device).long()
         ids, prompts = kept.id.tolist(), self._prompts(kept)

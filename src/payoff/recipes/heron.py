@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from payoff.pipeline import Start
 from payoff.recipes import Effect, Recipe, train_arm
-from payoff.trajectories import Channel, Trajectories, place_outcome
+from payoff.recipes.worlds.seeded import SeededTask
+from payoff.trajectories import Channel, Trajectories
 
 STEPS, PACE, NEAR, COST, UNITS = 20, 0.2, 0.1, 0.5, 10.0
-HELD_OUT = 2**20
 
 
 class Line:
@@ -50,49 +49,11 @@ class Line:
         return list(np.stack([self.target[at] - self.place[at], self.action[at], self.place[at]], 1).astype(np.float32))
 
 
-class World:
-    """Where the lanes come from."""
+class Drive(SeededTask):
+    """The task: every start is a seed; the truth is the mean worth of a step, time near the target less the energy spent."""
 
     def __init__(self) -> None:
-        self.ready: dict[int, Line] = {}
-
-    def lanes(self, count: int) -> Line:
-        """`count` episodes side by side."""
-        return self.ready.setdefault(count, Line(count))
-
-
-class Episode:
-    """A start's environment: a seed in a world."""
-
-    def __init__(self, world: World, seed: int) -> None:
-        self.world, self.seed = world, seed
-
-    def lanes(self, count: int) -> Line:
-        """Lanes of the world."""
-        return self.world.lanes(count)
-
-
-class Drive:
-    """The task: every start is a seed; the truth is the mean worth of a step."""
-
-    def __init__(self) -> None:
-        self.world = World()
-
-    def starts(self, n: int, rng: torch.Generator) -> list[Start]:
-        """n seeds at random."""
-        return [self._start(seed) for seed in torch.randint(HELD_OUT, (n,), generator=rng).tolist()]
-
-    def held_out_starts(self, n: int) -> list[Start]:
-        """Seeds that are never trained on."""
-        return [self._start(HELD_OUT + i) for i in range(n)]
-
-    def truth(self, traj: Trajectories) -> Channel:
-        """Time near the target less the energy spent, per step."""
-        paid = torch.where(traj.exists, traj.extras["environment_reward"], 0).sum(1) / STEPS
-        return place_outcome(paid, torch.ones_like(paid, dtype=torch.bool), traj)
-
-    def _start(self, seed: int) -> Start:
-        return Start(f"drive-{seed}", {"prompt": f"drive from {seed}", "seed": seed}, Episode(self.world, seed))  # type: ignore[arg-type]
+        super().__init__("drive", Line, per=float(STEPS))
 
 
 class Factors:
@@ -111,13 +72,13 @@ class Factors:
         return {name: Channel(torch.where(traj.exists, x, 0), sure) for name, x in (("near", near), ("energy", energy))}
 
 
-def run(arm: str, seed: int, *, updates: int = 40) -> Mapping[str, float]:
+def run(arm: str, seed: int, *, updates: int = 40, held_out: int = 256) -> Mapping[str, float]:
     """Trained twice, with the meter the weights were tuned for and with another; judged by the true worth both times."""
-    return {name: trained(arm, seed, units, updates) for name, units in (("same", 1.0), ("changed", UNITS))}
+    return {name: trained(arm, seed, units, updates, held_out) for name, units in (("same", 1.0), ("changed", UNITS))}
 
 
-def trained(arm: str, seed: int, units: float, updates: int) -> float:
-    """The true worth per step of a policy trained by PPO with a critic, in 256 episodes not trained on."""
+def trained(arm: str, seed: int, units: float, updates: int, held_out: int) -> float:
+    """The true worth per step of a policy trained by PPO with a critic, in `held_out` episodes not trained on."""
     from gymnasium import spaces
 
     returns = {"name": "lambda-return", "discount": 0.95}
@@ -146,7 +107,7 @@ def trained(arm: str, seed: int, units: float, updates: int) -> float:
     }
     policy, task = train_arm(file, "", seed)[1:]
     with torch.no_grad():
-        traj = policy.rollout(task.held_out_starts(256), 1, torch.Generator().manual_seed(seed))
+        traj = policy.rollout(task.held_out_starts(held_out), 1, torch.Generator().manual_seed(seed))
     return float(task.truth(traj).value.sum(1).mean())
 
 

@@ -82,7 +82,8 @@ def reward_and_truth(run: Run, rows: Sequence[Row]) -> Figure | None:
         plots = []
         for key, label, limits in (("reward", "own reward", None), ("truth", "truth", truths)):
             lines, bands = _curves(arm, key, key, ends=key == "truth")
-            plots.append(Plot(label, lines, bands, rules, y_range=limits))
+            raised = _raised(row["alarms"], _mean(arm.counted, key)) if key == "truth" else []
+            plots.append(Plot(label, lines, bands, rules, raised, y_range=limits))
         charts.append(Chart(arm.name, "rollouts used", x_range, plots, _says(row)))
         table += _table(arm, ("reward", "truth"))
     used = [("truth", "truth"), ("reward", "own reward")]
@@ -92,9 +93,10 @@ def reward_and_truth(run: Run, rows: Sequence[Row]) -> Figure | None:
     n = _counts(len(arm.counted) for arm in run.arms.values())
     band = f" Band: 95 % t interval of the mean over seeds (n = {n})." if any(p.bands for c in charts for p in c.plots) else ""
     axes = ("", "") if len(charts) == 1 else (", the same axis for all", ", so each has its own axis")
+    marks = " ▲: an alarm that training raised there." if any(chart.plots[-1].alarms for chart in charts) else ""
     caption = (
         f"{_grammar(run)}{band} Truth: {run.truth_unit}{axes[0]}. Own reward: what the arm optimises, per rollout, in its own "
-        f"unit{axes[1]}."
+        f"unit{axes[1]}.{marks}"
     )
     header = ["reward", "quantity", "rollouts", "mean", "95 % interval (t)", "seeds"]
     return Figure("reward-truth", caption, charts, used, header, table, wide=len(charts) == 1)
@@ -222,6 +224,12 @@ def _thin_band(points: list[tuple[float, float, float]]) -> list[tuple[float, fl
     step = -(-len(points) // 240)
     kept = points[::step]
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def _raised(alarms: Sequence[Row], mean: Curve) -> Curve:
+    """Where findings of training were first raised, on a mean curve: its nearest point each."""
+    at = [alarm["rollouts"] for alarm in alarms if alarm["kind"] == "finding" and alarm["rollouts"] is not None]
+    return sorted({min(mean, key=lambda point: abs(point[0] - x)) for x in at}) if mean else []
 
 
 def _alarm(key: str, label: str, mean: Curve, bound: float | None) -> tuple[tuple[float, float], str] | None:

@@ -19,7 +19,7 @@ from payoff.intervals import (
     skewed,
     verdict,
 )
-from payoff.report_page.runs import Arm, Curve, Run, Seed
+from payoff.report_page.runs import Arm, Curve, Run, Seed, number
 
 Row = dict[str, Any]
 
@@ -104,6 +104,7 @@ def _row(run: Run, arm: Arm, base: Arm | None) -> Row:
         "reward_truth": _agreement(shown),
         "invalid": _mean([value for seed in arm.seeds.values() for _, value in seed.curve("invalid")]),
         "parted": _parted(arm, run.delta or 0.05),
+        "alarms": alarms(run, arm),
         "seconds": _mean([seed.seconds for seed in shown if seed.seconds is not None]),
     }
     row["skewed"] = skewed(list(row["difference_by_seed"].values() or truth.values()))
@@ -156,6 +157,43 @@ def _parted(arm: Arm, fall: float) -> Row:
         "fall": _mean([p.fall for p in there.values()]),
         "rise": _mean([p.rise for p in there.values()]),
     }
+
+
+def alarms(run: Run, arm: Arm) -> list[Row]:
+    """What training itself raised for an arm, a row per kind: findings first, then by severity; the earliest speaks for its seeds.
+
+    name, kind ("finding" or "signal"), seeds with how many there are (`of`), update and rollouts of the first, what it said, and
+    how grave the gravest was. Results that an older version wrote have none.
+    """
+    stored = run.raw["arms"].get(arm.name) or {}
+    kinds: dict[tuple[str, str], list[tuple[int, Row]]] = {}
+    for label, entry in (stored.get("seeds") or {}).items():
+        found = entry.get("alarms") if isinstance(entry, dict) else None
+        for alarm in found if isinstance(found, list) else []:
+            if isinstance(alarm, dict) and number(alarm.get("update")) is not None and int(label) in arm.seeds:
+                kinds.setdefault((str(alarm.get("kind")), str(alarm.get("name"))), []).append((int(label), alarm))
+    made = []
+    for (kind, name), raised in kinds.items():
+        seed, first = min(raised, key=lambda pair: (number(pair[1]["update"]), pair[0]))
+        update = float(number(first["update"]) or 0.0)
+        made.append(
+            {
+                "name": name,
+                "kind": kind,
+                "seeds": sorted({label for label, _ in raised}),
+                "of": len(arm.seeds),
+                "update": update,
+                "rollouts": _rollouts_at(arm.seeds[seed].curve("update"), update),
+                "says": str(first.get("says") or ""),
+                "severity": max(number(alarm.get("severity")) or 0.0 for _, alarm in raised),
+            }
+        )
+    return sorted(made, key=lambda row: (row["kind"] != "finding", -row["severity"], row["name"]))
+
+
+def _rollouts_at(updates: Curve, update: float) -> float | None:
+    """The rollouts used when an update was over; None where no metrics are stored."""
+    return min(updates, key=lambda point: abs(point[1] - update))[0] if updates else None
 
 
 def _update_at(updates: Curve, x: float) -> float:

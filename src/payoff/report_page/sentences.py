@@ -93,6 +93,7 @@ def sentences(run: Run, rows: Sequence[Row]) -> list[tuple[str, str]]:
         said = _parting(row)
         if said:
             found.append(("gamed" if row["parted"]["state"] == "yes" and row["parted"]["of"] >= FEWEST else "signal", said))
+    found += [(alarm["kind"], _alarm(row["arm"], alarm)) for row in rows for alarm in row["alarms"]]
     for row in rows:
         if row["invalid"]:
             share = percent(row["invalid"])
@@ -182,6 +183,13 @@ def _parting(row: Row) -> str:
         return f"{arm}: from {where} on {what}, {seeds}; a signal, not yet a finding."
     bounds = f" (95 % interval {fixed(max(0, update['low']), 0)} to {fixed(update['high'], 0)})" if _wide(update) else ""
     return f"{arm} is gamed: from {where} on{bounds} {what}, {seeds}."
+
+
+def _alarm(arm: str, alarm: Row) -> str:
+    """An alarm that training raised, with the seeds that raised it and what the first of them saw."""
+    seeds = f"in {len(alarm['seeds'])} of {plural(alarm['of'], 'seed')}" if alarm["of"] > 1 else "in its only seed"
+    said = f": {alarm['says'][:1].lower()}{alarm['says'][1:]}" if alarm["says"] else "."
+    return f"{arm}: alarm {alarm['name']} while training, first at update {alarm['update']:.0f}, {seeds}{said}"
 
 
 def _interval(estimate: Row) -> str:

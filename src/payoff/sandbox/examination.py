@@ -7,7 +7,7 @@ import platform
 import shutil
 import sys
 
-from payoff.sandbox import kernel
+from payoff.sandbox import kernel, starting
 from payoff.sandbox.handle import Sandbox
 from payoff.sandbox.languages import COMPILERS
 from payoff.sandbox.results import LEVELS, Ended, SandboxError
@@ -44,7 +44,9 @@ def examine() -> dict[str, list[str]]:
     version = kernel.landlock_version()
     if not version:
         missing.append(f"Landlock: not in this kernel ({platform.release()}) or not allowed; the other walls stand without it")
-    missing.append("control groups: not used; the memory of all processes of a run together is watched by the server instead")
+    why = starting.why_no_groups()
+    if why:
+        missing.append(f"control groups: {why}; the memory of all processes of a strict run is looked at every 50 ms instead")
     for language, (tool, package) in _TOOLS.items():
         path = shutil.which(tool, path=COMPILERS)
         (works if path else missing).append(f"{language}: {path}" if path else f"{language}: apt-get install {package}")

@@ -1,6 +1,8 @@
 """Which system calls a run may make: seccomp programs as bytes, assembled here, for x86_64 and aarch64.
 
-What is not listed is refused with EPERM, and calls newer than the list with ENOSYS, as an older kernel would.
+What is not listed is refused with EPERM, and calls newer than the list with ENOSYS, as an older kernel would. A run is under two
+programs, the stricter of which decides each call: the long one its server is under already, which leaves what the server needs; so
+that each run has but a short one to install, which takes that away.
 """
 
 from __future__ import annotations
@@ -56,6 +58,11 @@ clone:56:220 clone3:435:435 openat2:437:437 prctl:157:167 prlimit64:302:261 setr
 socketpair:53:199
 """
 _SIGNALS = "kill:62:129 tgkill:234:131 rt_sigqueueinfo:129:138 rt_tgsigqueueinfo:297:240"
+# What a server does besides, between two runs and in the first moments of one.
+_SERVER = """
+openat:257:56 open:2: write:1:64 kill:62:129 setsid:112:157 mount:165:40 pidfd_open:434:434 capset:126:91 seccomp:317:277
+landlock_restrict_self:446:446
+"""
 _CPU, _SIGKILL = 0, 9
 
 _ALWAYS = _READING + _WRITING + _MEMORY + _TIME + _SELF
@@ -72,33 +79,41 @@ NEWEST = 450  # the first number that this list does not know
 _ALLOW, _KILL, _REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_OWN_PID = 0x5EED01D5  # stands in the program for the number of the process, until `own` puts it there
+OWN_PID = 0x5EED01D5  # stands in the program for the number of the process that installs it
 
 Code = list[tuple[int, int, int, int]]
 
 
-def program(profile: str, machine: str) -> bytes:
-    """The seccomp program of a profile, for `seccomp(SECCOMP_SET_MODE_FILTER)`; of "alone" and "sealed", see `own`."""
-    numbers = _numbers(PROFILES[profile], machine)
-    checked = _numbers(_CHECKED, machine)
-    single = profile in ("alone", "sealed")
+def outer(profile: str, machine: str) -> bytes:
+    """The seccomp program of a server whose runs have a profile: their calls whatever the arguments, and its own."""
+    numbers = _numbers(PROFILES[profile] + _CHECKED + _SIGNALS + _SERVER, machine)
+    del numbers["openat2"]
     code: Code = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, _ARCHITECTURES[machine]), (_RETURN, 0, 0, _KILL), (_LOAD, 0, 0, 0)]
     if machine == "x86_64":  # the same calls under the numbers of the x32 interface
         code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _KILL)]
+    code += [(_EQUAL, 0, 1, _numbers(_CHECKED, machine)["openat2"]), (_RETURN, 0, 0, _REFUSE | errno.ENOSYS)]
+    return _assembled(code + _search(_segments(sorted(set(numbers.values())))))
+
+
+def inner(profile: str, machine: str) -> bytes:
+    """The seccomp program of a run, on top of its server's: what arguments may be, and nothing that is the server's."""
+    single = profile in ("alone", "sealed")
     blocks = _blocks(single)
     if single:
-        signals = _numbers(_SIGNALS, machine)
-        blocks |= {name: _own_signal(2 if "tg" in name else 1) for name in signals}
-        checked |= signals
+        blocks |= {entry.split(":")[0]: _own_signal(2 if "tg" in entry else 1) for entry in _SIGNALS.split()}
+    known = _numbers(_CHECKED + _SIGNALS, machine)
+    mine = set(_numbers(_SERVER, machine).values()) - set(_numbers(PROFILES[profile], machine).values())
+    code: Code = [(_LOAD, 0, 0, 0)]
     for name, block in blocks.items():
-        code += [(_EQUAL, 0, len(block), checked[name]), *block]
-    code += _search(_segments(sorted(set(numbers.values()))))
+        code += [(_EQUAL, 0, len(block), known[name]), *block]
+        mine.discard(known[name])
+    for number in sorted(mine):
+        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE | errno.EPERM)]
+    return _assembled([*code, (_RETURN, 0, 0, _ALLOW)])
+
+
+def _assembled(code: Code) -> bytes:
     return b"".join(struct.pack("<HBBI", *line) for line in code)
-
-
-def own(code: bytes, pid: int) -> bytes:
-    """The program with the number of the only process that may be signalled."""
-    return code.replace(struct.pack("<I", _OWN_PID), struct.pack("<I", pid))
 
 
 def _blocks(single: bool) -> dict[str, Code]:
@@ -109,7 +124,6 @@ def _blocks(single: bool) -> dict[str, Code]:
         # Never into namespaces; and a single process may make threads, but no processes.
         "clone": [(_LOAD, 0, 0, 16), (_ANY_BIT, 1 if single else 0, 0 if single else 1, namespaces), *_if_thread(single, no)],
         "clone3": [(_RETURN, 0, 0, _REFUSE | errno.ENOSYS)],  # its flags lie in memory, out of a filter's sight
-        "openat2": [(_RETURN, 0, 0, _REFUSE | errno.ENOSYS)],
         "prctl": _only(0, [3, 15, 16]),  # whether it is dumpable, its name
         # Its own limits, which it can only lower; but not that of the processor, or it could end as if killed from outside.
         "prlimit64": [(_LOAD, 0, 0, 16), (_EQUAL, 1, 0, 0), (_RETURN, 0, 0, no), *_all_but(1, [_CPU])],
@@ -130,7 +144,7 @@ def _if_thread(single: bool, no: int) -> Code:
 
 def _own_signal(argument: int) -> Code:
     """Signals to itself alone, and none that would look as if it was killed from outside."""
-    return [(_LOAD, 0, 0, 16), (_EQUAL, 1, 0, _OWN_PID), (_RETURN, 0, 0, _REFUSE | errno.EPERM), *_all_but(argument, [_SIGKILL])]
+    return [(_LOAD, 0, 0, 16), (_EQUAL, 1, 0, OWN_PID), (_RETURN, 0, 0, _REFUSE | errno.EPERM), *_all_but(argument, [_SIGKILL])]
 
 
 def _only(argument: int, values: list[int]) -> Code:

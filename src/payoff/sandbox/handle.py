@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from operator import attrgetter
 from typing import Any
 
 from payoff.sandbox import starting
@@ -54,7 +54,7 @@ class Sandbox:
 
     def run_python(self, source: str, *, stdin: str | bytes = "", limits: Limits | None = None) -> Result:
         """Run a program as `python program.py` would, with a text for it to read; its standard library, and `packages`."""
-        return dataclasses.replace(self.run(("program", _text(source)), stdin=stdin, limits=limits), value=None)
+        return self.run(("program", _text(source)), stdin=stdin, limits=limits, returns=False)
 
     def call_function(
         self, source: str, entry_point: str, calls: Sequence[Arguments], *, limits: Limits | None = None
@@ -67,7 +67,7 @@ class Sandbox:
 
         Raises ValueError for arguments that are not plain data.
         """
-        limits = limits or Limits()
+        limits = limits or _USUAL
         if not calls:
             return []
         for arguments, keywords in calls:
@@ -93,26 +93,27 @@ class Sandbox:
         stdin: str | bytes = "",
         limits: Limits | None = None,
         view: str = "python",
+        returns: bool = True,
     ) -> Result:
         """Have a server do a job, as `payoff.sandbox.program` reads it; `Result.value` is what it returned, as bytes."""
-        limits = limits or Limits()
+        limits = limits or _USUAL
         kind = starting.Kind(self.level, view, self.packages, self.concurrency or len(os.sched_getaffinity(0)), self.landlock)
         text = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin
         while True:
             try:
-                return self._ask(starting.server(kind), marshal.dumps(job, 2), text, limits)
+                return self._ask(starting.server(kind), marshal.dumps(job, 2), text, limits, returns=returns)
             except starting.ServerDiedError:
                 continue
 
-    def _ask(self, server: starting.Started, job: bytes, stdin: bytes, limits: Limits) -> Result:
-        with ExitStack() as files:
-            request, out, err, returned = (_memory(files) for _ in range(4))
-            _fill(request, job)
-            passed = [request, out, err, returned]
+    def _ask(self, server: starting.Started, job: bytes, stdin: bytes, limits: Limits, *, returns: bool) -> Result:
+        passed: list[int] = []  # the job, stdout, stderr, what is returned, stdin
+        try:
+            for _ in range(5 if stdin else 4):
+                passed.append(os.memfd_create("payoff"))
+            _fill(passed[0], job)
             if stdin:
-                passed.append(_memory(files))
-                _fill(passed[-1], stdin)
-            asked = LIMITS.pack(*(getattr(limits, name) for name in _ORDER), bool(stdin))
+                _fill(passed[4], stdin)
+            asked = LIMITS.pack(*_NUMBERS_OF(limits), bool(stdin), len(job))
             answer, why = b"", "the sandbox's server died"
             try:
                 with server.line() as line:
@@ -130,14 +131,26 @@ class Sandbox:
                 server.process.kill()
             except ConnectionError:
                 server.dead = True
-            texts = [_content(file, limits.output) for file in (out, err, returned)]
+            texts = [_content(file, limits.output) for file in passed[1:4]]
+        finally:
+            for file in passed:
+                os.close(file)
         shown = [text.decode("utf-8", "replace") for text, _ in texts[:2]]
         if not answer:
-            return Result(Ended.LOST, None, shown[0], shown[1], 0.0, 0.0, 0, False, self.level, server.guarantees, why, b"")
-        return self._result(server, answer, shown, texts[2][0], [over for _, over in texts], limits)
+            value = b"" if returns else None
+            return Result(Ended.LOST, None, shown[0], shown[1], 0.0, 0.0, 0, False, self.level, server.guarantees, why, value)
+        return self._result(server, answer, shown, texts[2][0], [over for _, over in texts], limits, returns=returns)
 
     def _result(
-        self, server: starting.Started, answer: bytes, shown: list[str], value: bytes, over: list[bool], limits: Limits
+        self,
+        server: starting.Started,
+        answer: bytes,
+        shown: list[str],
+        value: bytes,
+        over: list[bool],
+        limits: Limits,
+        *,
+        returns: bool,
     ) -> Result:
         status, user, system, peak, wall, why = REPLY.unpack(answer[: REPLY.size])
         code: int | None = os.waitstatus_to_exitcode(status)
@@ -160,12 +173,14 @@ class Sandbox:
             ended = Ended.FINISHED
         else:
             ended, reason = Ended.ERROR, _last_line(shown[1]) or _ending(code or 0)
-        return Result(ended, code, shown[0], shown[1], cpu, wall, peak, any(over), self.level, server.guarantees, reason, value)
+        given = value if returns else None
+        return Result(ended, code, shown[0], shown[1], cpu, wall, peak, any(over), self.level, server.guarantees, reason, given)
 
 
 # After these a new process can go on with the calls that are left.
 _ENDED_IN_A_CALL = (Ended.FINISHED, Ended.ERROR, Ended.MEMORY, Ended.OUTPUT)
-_ORDER = ("cpu", "wall", "memory", "scratch", "output", "processes", "files")
+_NUMBERS_OF = attrgetter("cpu", "wall", "memory", "scratch", "output", "processes", "files")
+_USUAL = Limits()
 
 
 def _cases(run: Result, asked: int) -> list[CaseResult]:
@@ -213,12 +228,6 @@ def _shown(text: str) -> str:
 def _text(source: str) -> str:
     """Source that can be sent; lone surrogates, which no program holds, are spoilt visibly."""
     return source.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _memory(files: ExitStack) -> int:
-    file = os.memfd_create("payoff")
-    files.callback(os.close, file)
-    return file
 
 
 def _fill(file: int, content: bytes) -> None:

@@ -6,23 +6,20 @@ fork, in the child, with nothing of the program loaded yet. Whatever fails raise
 
 from __future__ import annotations
 
-import glob
 import os
-import resource
 import struct
 import sys
 
-from payoff.sandbox import filters, kernel
+from payoff.sandbox import filters, groups, kernel
 
 NOBODY = 65534
 SCRATCH = "/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 _OWN = kernel.NEW_USER | kernel.NEW_PIDS | kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS
-_LIMITED = (
-    *(resource.RLIMIT_CORE, resource.RLIMIT_CPU, resource.RLIMIT_AS, resource.RLIMIT_FSIZE, resource.RLIMIT_NOFILE),
-    *(resource.RLIMIT_NPROC, resource.RLIMIT_STACK, resource.RLIMIT_MEMLOCK, resource.RLIMIT_MSGQUEUE, resource.RLIMIT_SIGPENDING),
-)
-LIMITS = struct.Struct("<ddQQQIIB")  # cpu, wall, memory, scratch, output, processes, files, whether there is a stdin
+_CPU, _FILE_SIZE, _STACK, _CORE, _PROCESSES, _FILES, _LOCKED, _ADDRESSES, _SIGNALS, _QUEUES = 0, 1, 3, 4, 6, 7, 8, 9, 11, 12
+_SAME_FOR_ALL = {_CORE: 0, _STACK: 64 << 20, _LOCKED: 0, _QUEUES: 0, _SIGNALS: 256}
+LIMITS = struct.Struct("<ddQQQIIBQ")  # cpu, wall, memory, scratch, output, processes, files, whether it has a stdin, bytes of job
+_REMEMBERED = 64  # sets of limits
 
 
 class Ground:
@@ -33,56 +30,81 @@ class Ground:
         self.proc = os.open("/proc", os.O_PATH | os.O_DIRECTORY)
         self.guarantees: list[str] = []
         self.landlock: kernel.Landlock | None = None
-        self.filter = b""
-        self.ready: kernel.Filter | None = None
-        self.most = {kind: resource.getrlimit(kind)[1] for kind in _LIMITED}
+        self.profile = ""
+        self.filter = kernel.Filter(b"")
+        self.groups: list[groups.Group] = []
+        self.no_groups = ""
+        self._closing: dict[tuple, kernel.Steps] = {}
 
     @property
     def flags(self) -> int:
         """The namespaces that each run is born into."""
         return _OWN if self.level == "strict" else 0
 
-    def confine(self, limits: tuple, proc: int, ruleset: int) -> None:
-        """Close everything around the calling process, for good; `proc` and `ruleset` are where these are open in it."""
-        cpu, _, memory, scratch, output, processes, files, _ = limits
-        kernel.die_with_parent()
-        _write(proc, "self/oom_score_adj", b"1000")
-        if self.level == "strict":
-            _write(proc, "self/uid_map", b"%d 0 1" % NOBODY)
-            _write(proc, "self/gid_map", b"%d 0 1" % NOBODY)
-            options = f"size={scratch},nr_inodes={max(scratch >> 12, 64)},mode=700"
-            kernel.mount("scratch", SCRATCH, "tmpfs", kernel.NO_SETUID | kernel.NO_DEVICES, options)
-            os.chdir(SCRATCH)
-        os.setsid()
-        wanted = (0, int(cpu) + 1, memory, max(output + 1, scratch), files, processes, 64 << 20, 0, 0, 256)
-        for kind, most in zip(_LIMITED, wanted):
-            hard = self.most[kind]
-            most = most if hard == -1 else min(most, hard)
-            resource.setrlimit(kind, (most, most))
+    def make_ready(self) -> None:
+        """Do for this process, and with it for all of its children, what they need not do each for itself."""
+        for kind, most in _SAME_FOR_ALL.items():
+            kernel.limit(kind, most)
         kernel.no_new_privileges()
-        kernel.drop_capabilities()
-        if self.landlock is not None:
-            self.landlock.enter(ruleset)
-        if self.ready is not None:
-            self.ready.install()
-        else:
-            kernel.Filter(filters.own(self.filter, os.getpid())).install()
+        self.filter = kernel.Filter(filters.inner(self.profile, kernel.MACHINE), filters.OWN_PID)
+        self.try_groups()
+        kernel.Filter(filters.outer(self.profile, kernel.MACHINE)).install()
+
+    def make_groups(self, folder: str, count: int) -> None:
+        """Control groups for runs, if they can be had; before the rights to make them are left behind."""
+        try:
+            self.groups = groups.make(folder, count, NOBODY)
+        except OSError as error:
+            self.no_groups = error.strerror or str(error)
+
+    def try_groups(self) -> None:
+        """Whether a child can be put into them from where this process stands now."""
+        if self.groups:
+            try:
+                groups.works(self.groups[0])
+                self.guarantees.append("control-groups")
+            except OSError as error:
+                self.groups, self.no_groups = [], error.strerror or str(error)
+
+    def closing(self, limits: tuple) -> kernel.Calls:
+        """The calls by which a child closes everything around itself, for good."""
+        cpu, _, memory, scratch, output, processes, files, *_ = limits
+        asked = cpu, memory, scratch, output, processes, files
+        if asked not in self._closing:
+            if len(self._closing) >= _REMEMBERED:
+                self._closing.clear()
+            steps = self._closing[asked] = kernel.Steps()
+            steps.add("prctl", kernel.SET_DEATH_SIGNAL, 9)
+            steps.write(self.proc, "self/oom_score_adj", b"1000")
+            if self.level == "strict":
+                steps.write(self.proc, "self/uid_map", b"%d 0 1" % NOBODY)
+                steps.write(self.proc, "self/gid_map", b"%d 0 1" % NOBODY)
+                options = f"size={scratch},nr_inodes={max(scratch >> 12, 64)},mode=700"
+                flags = kernel.NO_SETUID | kernel.NO_DEVICES
+                steps.add("mount", b"scratch", SCRATCH.encode(), b"tmpfs", flags, options.encode())
+                steps.add("chdir", SCRATCH.encode())
+            steps.add("setsid")
+            wanted = {_CPU: int(cpu) + 1, _ADDRESSES: memory, _FILE_SIZE: max(output + 1, scratch)}
+            for kind, most in (wanted | {_FILES: files, _PROCESSES: processes}).items():
+                steps.add("prlimit64", 0, kind, kernel.allowed(kind, most), 0)
+            steps.add("capset", *kernel.NO_CAPABILITIES)
+            if self.landlock is not None:
+                steps.add("landlock_restrict_self", self.landlock.file)
+            steps.add("seccomp", *self.filter.arguments)
+        return self._closing[asked].calls
 
 
-def _write(folder: int, path: str, text: bytes) -> None:
-    file = os.open(path, os.O_WRONLY, dir_fd=folder)
-    os.write(file, text)
-    os.close(file)
-
-
-def prepare(level: str, view: str, packages: list[str], *, use_landlock: bool = True) -> Ground:
+def prepare(level: str, view: str, packages: list[str], *, use_landlock: bool = True, folder: str = "", count: int = 0) -> Ground:
     """Leave the host behind as far as `level` says; raises OSError with the step that failed.
 
     view: "python", with the interpreter's library alone, or "tools", with the system's programs as well
+    folder, count: where to make control groups, "" for none, and how many
     """
     if not kernel.SUPPORTED:
         raise OSError(f"the system-call filter is written for x86_64 and aarch64, and this is {kernel.MACHINE}")
     ground = Ground(level, view)
+    if folder:
+        ground.make_groups(folder, count)
     version = kernel.landlock_version() if use_landlock else 0
     if level == "strict":
         _leave(view, packages)
@@ -105,9 +127,7 @@ def prepare(level: str, view: str, packages: list[str], *, use_landlock: bool = 
             ground.guarantees.append("user-nobody")
         else:
             kernel.drop_capabilities()
-    ground.filter = filters.program(profile, kernel.MACHINE)
-    if level == "strict":
-        ground.ready = kernel.Filter(ground.filter)
+    ground.profile = profile
     ground.guarantees += ["no-new-privileges", "no-capabilities", "seccomp", "rlimits"]
     if version:
         ground.guarantees.append(f"landlock-{version}")
@@ -137,7 +157,7 @@ def _leave(view: str, packages: list[str]) -> None:
         _enter_user_namespace(NOBODY, NOBODY, proc)
         os.close(proc)
     except OSError as error:
-        raise OSError(error.errno, f"{step}: {error}") from None
+        raise OSError(error.errno, f"{step}: {error.strerror or error}") from None
 
 
 def _can_mount() -> bool:
@@ -215,6 +235,14 @@ def _libraries() -> list[str]:
     return _outermost([path for path in homes if os.path.exists(path)])
 
 
+def _packages_below(path: str) -> list[str]:
+    """Where distributions and pip put packages below a folder of libraries."""
+    if not os.path.isdir(path):
+        return []
+    inside = [path, *(entry.path for entry in os.scandir(path) if entry.name.startswith("python3") and entry.is_dir())]
+    return [entry.path for folder in inside for entry in os.scandir(folder) if entry.name.endswith("-packages") and entry.is_dir()]
+
+
 def _tools() -> list[str]:
     places = ["/usr/bin", "/usr/include", "/usr/libexec", "/bin", "/etc/alternatives"]
     return [path for path in (*places, "/usr/local/bin", "/usr/local/include") if os.path.exists(path)]
@@ -237,12 +265,7 @@ def _build_root(view: str, packages: list[str]) -> None:
     """A small read-only tree in memory, with the host's libraries bound into it, made the root."""
     kernel.mount(None, "/", None, kernel.RECURSIVE | kernel.PRIVATE)
     read = _outermost([*_libraries(), *(_tools() if view == "tools" else ())])
-    masked = [
-        place
-        for path in read
-        if not os.path.islink(path)
-        for place in glob.glob(f"{path}/python3*/*-packages") + glob.glob(f"{path}/*-packages")
-    ]
+    masked = [place for path in read if not os.path.islink(path) for place in _packages_below(path)]
     places = {path: path for path in [*read, *_DEVICES] if not os.path.islink(path) and os.path.exists(path)}
     places |= dict(zip(packages_inside(packages), packages))
     sources = {place: os.open(path, os.O_PATH) for place, path in places.items()}

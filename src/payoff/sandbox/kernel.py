@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import signal
 import struct
 
-MACHINE = platform.machine()
+MACHINE = os.uname().machine
 # name -> number on x86_64 and on aarch64
 _NUMBERS = {
+    "write": (1, 64),
+    "wait4": (61, 260),
+    "chdir": (80, 49),
+    "setsid": (112, 157),
+    "prctl": (157, 167),
+    "mount": (165, 40),
+    "openat": (257, 56),
+    "dup3": (292, 24),
+    "prlimit64": (302, 261),
     "clone": (56, 220),
+    "clone3": (435, 435),
     "capset": (126, 91),
     "seccomp": (317, 277),
     "pivot_root": (155, 41),
@@ -32,8 +41,9 @@ NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER = 0x00020000, 0x04000000, 0x08000000, 0x1
 NEW_PIDS, NEW_NETWORK, NEW_CGROUP = 0x20000000, 0x40000000, 0x02000000
 READ_ONLY, NO_SETUID, NO_DEVICES, REMOUNT, BIND, RECURSIVE, PRIVATE, MOVE = 1, 2, 4, 32, 4096, 16384, 1 << 18, 8192
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
-_DETACH = 2
-_SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
+_DETACH, _INTO_GROUP = 2, 1 << 33
+SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
+_READABLE, _WRITABLE, _EXECUTABLE, _POPULATE_READ = 1, 2, 4, 22
 _CAP_BOUNDING_DROP, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR = 24, 47, 4
 _SET_SECCOMP_FILTER, _LANDLOCK_VERSION = 1, 1
 
@@ -64,13 +74,68 @@ def system_call(name: str, *arguments: int) -> int:
     return result
 
 
-def clone(flags: int) -> int:
-    """Fork into new namespaces; 0 in the child.
+def clone(flags: int, group: int = 0) -> int:
+    """Fork into new namespaces, and into the control group whose folder is open as `group`; 0 in the child.
 
     Only for a process with one thread, which holds the interpreter's lock through the call: its copy finds everything as it was,
     and what os.fork would renew besides, half of all pages that a short run touches, is not worth its time.
     """
-    return system_call("clone", flags | signal.SIGCHLD)
+    if not group:
+        return system_call("clone", flags | signal.SIGCHLD)
+    wanted = ctypes.create_string_buffer(struct.pack("<11Q", flags | _INTO_GROUP, 0, 0, 0, signal.SIGCHLD, *[0] * 5, group), 88)
+    return system_call("clone3", ctypes.addressof(wanted), 88)
+
+
+Calls = list[tuple[int | None, ...]]
+
+
+class Steps:
+    """System calls made ready, so that a child makes them by one loop and nothing else: it pays for every page that it touches."""
+
+    def __init__(self) -> None:
+        self.calls: Calls = []
+        self._texts: list[ctypes.Array] = []
+
+    def add(self, name: str, *arguments: int | bytes | None) -> None:
+        """One more call; bytes stand for the address of a copy of them, None as the first for what the call before it gave."""
+        numbers = [self._address(value) if isinstance(value, bytes) else value for value in arguments]
+        self.calls.append((_NUMBERS[name][_COLUMN], *numbers, *_ZEROS[len(numbers) :]))
+
+    def write(self, folder: int, path: str, text: bytes) -> None:
+        """Write into a file, and leave it open: what comes after closes everything."""
+        self.add("openat", folder, path.encode(), os.O_WRONLY)
+        self.add("write", None, text, len(text))
+
+    def _address(self, text: bytes) -> int:
+        self._texts.append(ctypes.create_string_buffer(text))
+        return ctypes.addressof(self._texts[-1])
+
+
+def placed(places: tuple[int, ...], files: list[int]) -> Calls:
+    """Calls that put descriptors where a child is to have them."""
+    return [(_DUP3, file, place, 0, 0, 0, 0) for place, file in zip(places, files)]
+
+
+_DUP3 = _NUMBERS["dup3"][_COLUMN]
+
+
+def take(calls: Calls) -> None:
+    """Make the calls in order; OSError with the name of the first that fails."""
+    call, result = _syscall, 0
+    for number, first, second, third, fourth, fifth, sixth in calls:
+        result = call(number, result if first is None else first, second, third, fourth, fifth, sixth)
+        if result < 0:
+            raise _failed(next(name for name, numbers in _NUMBERS.items() if numbers[_COLUMN] == number))
+
+
+_status, _usage = ctypes.create_string_buffer(4), ctypes.create_string_buffer(144)
+
+
+def wait(pid: int) -> tuple[int, float, float, int]:
+    """Wait for a child: its status, seconds as user and in the system, peak memory in bytes; without the module os.wait4 loads."""
+    system_call("wait4", pid, ctypes.addressof(_status), 0, ctypes.addressof(_usage))
+    seconds, millionths, more, more_millionths, peak = struct.unpack_from("<5q", _usage)
+    return struct.unpack("<i", _status)[0], seconds + millionths / 1e6, more + more_millionths / 1e6, peak << 10
 
 
 def unshare(flags: int) -> None:
@@ -114,10 +179,6 @@ def enter_root(path: str) -> None:
     os.chdir("/")
 
 
-def die_with_parent() -> None:
-    _prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-
-
 def be_dumpable() -> None:
     """Own one's files under /proc again, which a change of user takes away."""
     _prctl(_SET_DUMPABLE, 1, 0, 0, 0)
@@ -129,13 +190,26 @@ def no_new_privileges() -> None:
 
 
 _no_capabilities = ctypes.create_string_buffer(struct.pack("<Ii6I", 0x20080522, 0, *[0] * 6), 32)
+NO_CAPABILITIES = ctypes.addressof(_no_capabilities), ctypes.addressof(_no_capabilities) + 8  # what capset takes
 
 
 def drop_capabilities() -> None:
     """Every capability gone, for good together with no_new_privileges."""
     _prctl(_CAP_AMBIENT, _CAP_AMBIENT_CLEAR, 0, 0, 0)
-    address = ctypes.addressof(_no_capabilities)
-    system_call("capset", address, address + 8)
+    system_call("capset", *NO_CAPABILITIES)
+
+
+def allowed(kind: int, most: int) -> bytes:
+    """A limit, soft and hard, as low as asked for or as it is already."""
+    had = ctypes.create_string_buffer(16)
+    system_call("prlimit64", 0, kind, 0, ctypes.addressof(had))
+    return struct.pack("<QQ", *[min(most, struct.unpack("<QQ", had)[1])] * 2)
+
+
+def limit(kind: int, most: int) -> None:
+    """Lower a limit of the calling process, and of all that it starts."""
+    wanted = ctypes.create_string_buffer(allowed(kind, most), 16)
+    system_call("prlimit64", 0, kind, ctypes.addressof(wanted), 0)
 
 
 def drop_bounding_set() -> None:
@@ -152,15 +226,21 @@ def close_from(first: int) -> None:
 
 
 class Filter:
-    """A seccomp program, kept where the kernel can read it."""
+    """A seccomp program, kept where the kernel can read it; `own` stands in it for the number of the process that installs it."""
 
-    def __init__(self, program: bytes) -> None:
+    def __init__(self, program: bytes, own: int = 0) -> None:
         self._code = ctypes.create_string_buffer(program, len(program))
+        self._own = [at + 4 for at in range(0, len(program), 8) if own and program[at + 4 : at + 8] == struct.pack("<I", own)]
         header = struct.pack("@HP", len(program) // 8, ctypes.addressof(self._code))
         self._header = ctypes.create_string_buffer(header, len(header))
+        self.arguments = _SET_SECCOMP_FILTER, 0, ctypes.addressof(self._header)
+
+    def set_own(self, pid: int) -> None:
+        for at in self._own:
+            struct.pack_into("<I", self._code, at, pid)
 
     def install(self) -> None:
-        system_call("seccomp", _SET_SECCOMP_FILTER, 0, ctypes.addressof(self._header))
+        system_call("seccomp", *self.arguments)
 
 
 # --- Landlock
@@ -195,7 +275,3 @@ class Landlock:
             rule = ctypes.create_string_buffer(struct.pack("<Qi", kept & rights, beneath), 12)
             system_call("landlock_add_rule", self.file, 1, ctypes.addressof(rule), 0)
             os.close(beneath)
-
-    def enter(self, file: int) -> None:
-        """Confine the calling process; `file` is where the ruleset is open in it."""
-        system_call("landlock_restrict_self", file, 0)

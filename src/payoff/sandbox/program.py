@@ -7,6 +7,7 @@ ended is seen from outside.
 from __future__ import annotations
 
 import _sitebuiltins
+import _thread
 import atexit
 import builtins
 import linecache
@@ -97,7 +98,7 @@ def _exit_code(error: BaseException) -> int:
 def _finish(code: int) -> int:
     """What the interpreter does at its end, without the time that it takes to tear itself down."""
     try:
-        if threading.active_count() > 1:
+        if _thread._count():
             threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
         sys.stdout.flush()

@@ -7,17 +7,18 @@ one run at a time; closing it ends the run.
 
 from __future__ import annotations
 
+import _socket
 import gc
 import marshal
 import os
 import select
 import signal
-import socket
 import struct
 import sys
 import time
 
 from payoff.sandbox import isolation, kernel, program
+from payoff.sandbox.groups import Group
 from payoff.sandbox.isolation import LIMITS, SCRATCH, Ground
 
 REPLY = struct.Struct("<iddQdB")  # status, seconds as user and in the system, peak memory, seconds of the clock, what ended it
@@ -36,7 +37,7 @@ inspect locale numbers pprint queue secrets select signal statistics struct temp
 asyncio bz2 cProfile collections.abc colorsys concurrent.futures concurrent.futures.thread configparser contextvars dis doctest
 email encodings.ascii encodings.idna encodings.latin_1 encodings.utf_16 encodings.utf_32 fileinput fnmatch getopt glob graphlib
 gzip html html.parser http ipaddress logging lzma mmap multiprocessing opcode optparse pathlib pickle pkgutil platform posixpath
-sched shelve shlex shutil socket sqlite3 stat subprocess symtable sysconfig test.support timeit token tokenize tracemalloc
+resource sched shelve shlex shutil socket sqlite3 stat subprocess symtable sysconfig test.support timeit token tokenize tracemalloc
 unittest unittest.mock urllib.parse xml.dom.minidom xml.etree.ElementTree zipfile zoneinfo
 """
 
@@ -44,36 +45,38 @@ unittest unittest.mock urllib.parse xml.dom.minidom xml.etree.ElementTree zipfil
 class Running:
     """A run on its way."""
 
-    __slots__ = ("began", "line", "looked", "memory", "pid", "until", "why")
+    __slots__ = ("began", "group", "line", "looked", "memory", "pid", "until", "why")
 
-    def __init__(self, pid: int, line: socket.socket, began: float, limits: tuple) -> None:
-        self.pid, self.line, self.began, self.looked = pid, line, began, began
+    def __init__(self, pid: int, line: _socket.socket, began: float, limits: tuple, group: Group | None) -> None:
+        self.pid, self.line, self.began, self.looked, self.group = pid, line, began, began, group
         self.until, self.memory, self.why = began + limits[1], limits[2], BY_ITSELF
 
 
 class Server:
     """Requests in, children out, replies back, until the owner is gone."""
 
-    def __init__(self, control: socket.socket, owner: int, ground: Ground) -> None:
+    def __init__(self, control: _socket.socket, owner: int, ground: Ground) -> None:
         self.control, self.ground = control, ground
         self.poll = select.epoll()
         self.poll.register(control, select.EPOLLIN)
         self.poll.register(owner, select.EPOLLIN)
         self.owner = owner
-        self.lines: dict[int, socket.socket] = {}
+        self.lines: dict[int, _socket.socket] = {}
         self.running: dict[int, Running] = {}  # by pidfd
         self.of_line: dict[int, int] = {}  # descriptor of a connection -> pidfd
         self.trouble, self.troubled = os.pipe()
         os.set_blocking(self.trouble, False)
         self.told: dict[int, bytes] = {}  # by process, why it could not be confined
         self.kills = 0
+        self.grouped = bool(ground.groups)
+        self.watches = ground.level == "strict" and not self.grouped
         self._killed_for_memory()
 
     def serve(self) -> None:
         while True:
             wait = -1.0
             if self.running:
-                next_look = GLANCE if self.ground.level == "strict" else float("inf")
+                next_look = GLANCE if self.watches else float("inf")
                 soonest = min(min(run.until, run.looked + next_look) for run in self.running.values())
                 wait = min(max(soonest - time.monotonic(), 0) + 0.001, 60.0)
             for number, _ in self.poll.poll(wait):
@@ -91,7 +94,7 @@ class Server:
                 if run.until <= now:
                     run.why, run.until = BY_CLOCK, float("inf")
                     os.kill(run.pid, signal.SIGKILL)
-                elif run.looked + GLANCE <= now and self.ground.level == "strict":
+                elif self.watches and run.looked + GLANCE <= now:
                     run.looked = now
                     self._watch_memory(run)
 
@@ -103,18 +106,18 @@ class Server:
             os.waitpid(run.pid, 0)
 
     def _connected(self) -> bool:
-        said, files, _, _ = socket.recv_fds(self.control, 1, 1)
+        said, files = received(self.control, 1, 1)
         if not said:
             return False
         for file in files:
-            self.lines[file] = socket.socket(fileno=file)
+            self.lines[file] = _socket.socket(fileno=file)
             self.poll.register(file, select.EPOLLIN)
         return True
 
     def _requested(self, number: int) -> None:
         line = self.lines[number]
         try:
-            said, files, _, _ = socket.recv_fds(line, LIMITS.size, 5)
+            said, files = received(line, LIMITS.size, 5)
         except OSError:
             said, files = b"", []
         if number in self.of_line:  # a caller that does not wait for its answer is gone
@@ -131,37 +134,56 @@ class Server:
                 os.close(file)
             return
         limits = LIMITS.unpack(said)
-        began = time.monotonic()
+        began, group = time.monotonic(), None
         try:
-            pid = kernel.clone(self.ground.flags)
+            if self.grouped:
+                group = self._group(limits)
+            # Its outputs, what it returns and what it reads; nothing that is held here has a number below 16.
+            calls = kernel.placed((1, 2, 3, 0), files[1:]) + self.ground.closing(limits)
+            pid = kernel.clone(self.ground.flags, group.folder if group else 0)
         except OSError as error:
+            if group:
+                self.ground.groups.append(group)
             line.send(REPLY.pack(0, 0, 0, 0, 0, NOT_CONFINED) + str(error).encode())
         else:
             if pid == 0:
-                child(self.ground, limits, files, self.troubled)
+                child(self.ground, calls, files[0], limits[-1], self.troubled)
             watch = os.pidfd_open(pid)
-            self.running[watch] = Running(pid, line, began, limits)
+            self.running[watch] = Running(pid, line, began, limits, group)
             self.of_line[number] = watch
             self.poll.register(watch, select.EPOLLIN)
         finally:
             for file in files:
                 os.close(file)
 
+    def _group(self, limits: tuple) -> Group:
+        """A free control group with a run's limits."""
+        if not self.ground.groups:
+            raise OSError("no control group is free")
+        _, _, memory, scratch, output, processes, *_ = limits
+        group = self.ground.groups.pop()
+        group.limit(memory + scratch + 3 * output, processes)
+        return group
+
     def _ended(self, watch: int) -> None:
         run = self.running.pop(watch)
-        _, status, used = os.wait4(run.pid, 0)
+        status, user, system, peak = kernel.wait(run.pid)
         wall = time.monotonic() - run.began
+        self.poll.unregister(watch)  # closing alone would not do: a child that is being confined has a copy for a moment
         os.close(watch)
         number = run.line.fileno()
         del self.of_line[number]
         trouble = self._trouble(run.pid) if status else b""
         why = NOT_CONFINED if trouble else run.why
-        if status == signal.SIGKILL and why == BY_ITSELF and self._killed_for_memory():
+        for_memory = run.group.killed_for_memory() if run.group else status == signal.SIGKILL and self._killed_for_memory()
+        if run.group:
+            self.ground.groups.append(run.group)
+        if for_memory and why == BY_ITSELF:
             why = BY_MEMORY
         if number not in self.lines:
             run.line.close()
             return
-        reply = REPLY.pack(status, used.ru_utime, used.ru_stime, used.ru_maxrss << 10, wall, why)
+        reply = REPLY.pack(status, user, system, peak, wall, why)
         try:
             run.line.send(reply + trouble)
         except OSError:
@@ -227,24 +249,27 @@ class Server:
         return grown
 
 
-def child(ground: Ground, limits: tuple, files: list[int], troubled: int) -> None:
+def received(line: _socket.socket, size: int, files: int) -> tuple[bytes, list[int]]:
+    """A message and the descriptors that came with it."""
+    said, beside, _, _ = line.recvmsg(size, _socket.CMSG_SPACE(4 * files))
+    return said, [number for _, _, data in beside for (number,) in struct.iter_unpack("i", data)]
+
+
+def child(ground: Ground, calls: kernel.Calls, job: int, size: int, troubled: int) -> None:
     """The confined process: descriptors in place, everything closed around it, then the program. Never returns."""
     code = 125
     try:
-        ruleset = ground.proc if ground.landlock is None else ground.landlock.file
-        # Three for being confined, the request, and the program's own; nothing that is passed on has a number below 16.
-        for place, file in zip((5, 6, 7, 4, 1, 2, 3, 0), (troubled, ground.proc, ruleset, *files)):
-            os.dup2(file, place)
-        kernel.close_from(8)
         try:
-            host = os.readlink("self", dir_fd=6)
-            ground.confine(limits, 6, 7)
-            job = marshal.loads(os.pread(4, os.fstat(4).st_size, 0))
+            if ground.level == "process":
+                ground.filter.set_own(os.getpid())
+            kernel.take(calls)
+            text = os.pread(job, size, 0)
         except BaseException as error:
-            os.write(5, f"{host} {type(error).__name__}: {error}"[:300].encode() + b"\0")
+            host = os.readlink("self", dir_fd=ground.proc)
+            os.write(troubled, f"{host} {type(error).__name__}: {error}"[:300].encode() + b"\0")
             os._exit(code)
-        os.closerange(4, 8)
-        code = program.run(job, SCRATCH if ground.level == "strict" else None)
+        kernel.close_from(4)
+        code = program.run(marshal.loads(text), SCRATCH if ground.level == "strict" else None)
     finally:
         os._exit(code)
 
@@ -252,9 +277,9 @@ def child(ground: Ground, limits: tuple, files: list[int], troubled: int) -> Non
 def main() -> None:
     while os.dup(0) < 15:  # so that what a child is given never stands where it is to be put
         continue
-    control = socket.socket(fileno=os.dup(int(sys.argv[1])))
+    control = _socket.socket(fileno=os.dup(int(sys.argv[1])))
     os.close(int(sys.argv[1]))
-    level, view, packages, owner, use_landlock = marshal.loads(control.recv(1 << 16))
+    level, view, packages, owner, use_landlock, folder, count = marshal.loads(control.recv(1 << 16))
     owner = os.dup(owner)
     for name in WARM.split():
         __import__(name)
@@ -266,9 +291,9 @@ def main() -> None:
                     __import__(name)
                 except ImportError:
                     continue
-        ground = isolation.prepare(level, view, packages, use_landlock=use_landlock)
+        ground = isolation.prepare(level, view, packages, use_landlock=use_landlock, folder=folder, count=count)
     except OSError as error:
-        control.send(b"-" + str(error).encode())
+        control.send(b"-" + (error.strerror or str(error)).encode())
         return
     sys.path += isolation.packages_inside(packages) if level == "strict" else packages
     os.environ.clear()
@@ -276,10 +301,15 @@ def main() -> None:
     for name in [name for name in sys.modules if name == "payoff" or name.startswith("payoff.")]:
         del sys.modules[name]  # which are none of a program's business
     program.warm()
+    try:
+        ground.make_ready()
+    except OSError as error:
+        control.send(b"-" + (error.strerror or str(error)).encode())
+        return
     gc.collect()
     gc.freeze()
-    control.send(b"+" + marshal.dumps(ground.guarantees))
     server = Server(control, owner, ground)
+    control.send(b"+" + marshal.dumps((ground.guarantees, ground.no_groups)))
     try:
         server.serve()
     finally:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from payoff.sandbox import groups
 from payoff.sandbox.results import SandboxError
 
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -48,6 +49,8 @@ class Started:
     control: socket.socket
     guarantees: tuple[str, ...]
     slots: threading.BoundedSemaphore
+    groups: str = ""  # the folder of its control groups, and why there are none
+    no_groups: str = ""
     idle: list[socket.socket] = field(default_factory=list)
     every: set[socket.socket] = field(default_factory=set)
     dead: bool = False
@@ -96,6 +99,8 @@ class Started:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        if self.groups:
+            groups.remove(self.groups)
 
     def release(self) -> None:
         """Let go of the descriptors."""
@@ -129,9 +134,17 @@ def close() -> None:
         _running.clear()
 
 
+def why_no_groups() -> str:
+    """Why servers of this process have no control groups; "" where they have them."""
+    with _lock:
+        reasons = [started.no_groups for started in _running.values()]
+    return next((why for why in reasons if why), "" if reasons else groups.place()[1])
+
+
 def _start(kind: Kind) -> Started:
     if not hasattr(os, "pidfd_open"):
         raise SandboxError(f"the sandbox needs Linux, and this is {sys.platform}")
+    folder, why_none = groups.new_folder()
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     owner = os.pidfd_open(os.getpid())
     log = os.memfd_create("payoff-sandbox")
@@ -150,7 +163,8 @@ def _start(kind: Kind) -> Started:
         far.close()
         near.settimeout(STARTUP)
         try:
-            near.send(marshal.dumps((kind.level, kind.view, list(kind.packages), owner, kind.use_landlock)))
+            places = folder, 2 * kind.concurrency  # twice, for runs that were given up and are not quite gone
+            near.send(marshal.dumps((kind.level, kind.view, list(kind.packages), owner, kind.use_landlock, *places)))
             said = near.recv(1 << 16)
         except OSError:
             said = b""
@@ -159,13 +173,18 @@ def _start(kind: Kind) -> Started:
             process.kill()
             process.wait()
             near.close()
+            groups.remove(folder)
             why = said[1:].decode() or os.pread(log, 1 << 16, 0).decode("utf-8", "replace").strip().rpartition("\n")[2]
             raise SandboxError(_refusal(kind, why or "its server ended at the start"))
     finally:
         far.close()
         os.close(owner)
         os.close(log)
-    return Started(process, near, tuple(marshal.loads(said[1:])), threading.BoundedSemaphore(kind.concurrency))
+    guarantees, failed = marshal.loads(said[1:])
+    if failed:
+        groups.remove(folder)
+    slots = threading.BoundedSemaphore(kind.concurrency)
+    return Started(process, near, tuple(guarantees), slots, "" if failed else folder, why_none or failed)
 
 
 def _refusal(kind: Kind, why: str) -> str:

@@ -29,5 +29,8 @@ def environment_reward(traj: Trajectories, *, scale: float = 1.0) -> Rewards:
             "environment_reward: needs traj.extras['environment_reward'] [N, T], which rollouts in an environment carry; "
             f"found {None if paid is None else list(paid.shape)}"
         )
+    paid = paid if scale == 1 else scale * paid
+    if traj.width == 1:  # transitions, which exist: wrappers ask at every step, where every operation tells
+        return {"environment": Channel(paid, traj.exists)}
     known = torch.ones(len(traj), 1, dtype=torch.bool, device=traj.device)
-    return {"environment": Channel(torch.where(traj.exists, scale * paid, 0), known)}
+    return {"environment": Channel(torch.where(traj.exists, paid, 0), known)}

@@ -174,7 +174,7 @@ class Hypergrid:
         last = traj.extras["states"][torch.arange(len(traj)), traj.length]
         worth = self.log_reward(last).exp() if self.truth_of == "reward" else self.modes(last).double()
         finished = traj.stop == StopReason.finished
-        cut = dict.fromkeys(traj.id[~finished].tolist(), "did not stop anywhere")
+        cut = {} if finished.all() else dict.fromkeys(traj.id[~finished].tolist(), "did not stop anywhere")
         return place_outcome(worth, finished, traj, cut)
 
     def modes(self, states: Int[Tensor, "*shape D"]) -> Bool[Tensor, "*shape"]:
@@ -206,7 +206,7 @@ class Hypergrid:
         return _rows_of_one(self.actions, self.dimensions, states.dtype, states.device)[actions]
 
     def _place(self, like: Tensor) -> Tensor:
-        return self.side ** torch.arange(self.dimensions - 1, -1, -1, device=like.device)
+        return _place_values(self.side, self.dimensions, like.device)
 
 
 def ended_and_wanted(space: Any, traj: Trajectories, policy: Any) -> tuple[Float[Tensor, " S"], Float[Tensor, " S"]] | None:
@@ -232,6 +232,12 @@ def pair_of_distributions(learned: Float[Tensor, " S"], wanted: Float[Tensor, " 
     """Both as a picture of the report: plain numbers."""
     plain = lambda p: [float(f"{x:.5g}") for x in p.tolist()]
     return {"kind": "distributions", "learned": plain(learned), "true": plain(wanted)}
+
+
+@functools.cache
+def _place_values(side: int, dimensions: int, device: torch.device) -> Tensor:
+    """What each digit of a cell's number counts for, the last one 1."""
+    return side ** torch.arange(dimensions - 1, -1, -1, device=device)
 
 
 @functools.cache

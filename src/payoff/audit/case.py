@@ -1,0 +1,249 @@
+"""What an audit is made of: a reward, the rows that speak about it, and everything of both that several checks need."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from array import array
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import nan
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from payoff.audit.attempts import number, text_of
+from payoff.audit.measurement import Measurement
+from payoff.audit.scorer import Row, Score, Scorer, Scores
+from payoff.audit.stored_rows import Responses, prompt_name
+from payoff.contents import sees
+
+MOST = 65_536  # responses that statistics rest on; of more, whole prompts are drawn
+READ = 1024  # rows that are read together
+ASKED_OF = 20_000  # responses among which those are drawn that are changed and put before the reward again
+
+
+@dataclass(frozen=True)
+class Case:
+    """A reward and the rows it is audited on; what several checks need is computed once.
+
+    rows:    as they were read; a pair of `chosen` and `rejected` counts as two responses
+    gold:    the field with the true score of a response, where there is one
+    truth:   a scorer of what the reward stands for, where there is one
+    budget:  rewards that the black-box search may ask for
+    most:    responses that statistics rest on. Of more rows than that, whole prompts are drawn at random, which every such measure
+             says: at 65 536 responses to 4 096 prompts an interval of a share is at most 3.1 % wide, and a bound is passed or not.
+             What is counted and not estimated (verdicts, reasons, times) is of all rows.
+    members: other rewards for the same responses, which with this one make an ensemble
+    served:  another path to this reward (a server, another precision), to be compared with it
+    prices:  by what the reward counts (`calls`, or what a judge or a server counts: requests, prompt_tokens ...), the price of one
+    discount: of returns, where the rows are transitions
+    seconds: that very long responses may take in all
+    """
+
+    score: Scorer
+    rows: Sequence[Row]
+    gold: str | None = None
+    truth: Score | None = None
+    seed: int = 0
+    budget: int = 4000
+    most: int = MOST
+    members: Sequence[Scorer] = ()
+    served: Scorer | None = None
+    prices: Mapping[str, float] = field(default_factory=dict)
+    discount: float = 0.99
+    seconds: float = 5.0
+
+    @cached_property
+    def moves(self) -> bool:
+        """Whether the rows are transitions and not responses."""
+        first = next(iter(self.rows), {})
+        return "next_state" in first and "state" in first and first.get("response") is None
+
+    @cached_property
+    def singles(self) -> Responses:
+        """Rows of one response each, with pairs labelled under `label`."""
+        return Responses.of(self.rows, self.gold or "gold")
+
+    @cached_property
+    def label(self) -> str | None:
+        """The gold field; pairs carry their own label under "gold"."""
+        return self.gold or ("gold" if len(self.singles) and self.singles.paired else None)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """What the reward gives the responses as they are."""
+        if "columns" in self.__dict__ or sees(self.score.signal) != "item":
+            return self.score(self.singles)
+        columns, parts = Columns(self.label), []
+        reasons: dict[int, str] = {}
+        for first in range(0, len(self.singles), self.score.batch):  # rows that are read once are used twice
+            part = self.singles[first : first + self.score.batch]
+            columns.take(part)
+            parts.append(self.score(part))
+            reasons |= {first + k: why for k, why in parts[-1].reasons.items()}
+        self.__dict__["columns"] = columns
+        if not parts:
+            return self.score([])
+        return Scores(torch.cat([p.value for p in parts]), torch.cat([p.valid for p in parts]), reasons)
+
+    @cached_property
+    def columns(self) -> Columns:
+        """What is read of the responses besides the reward."""
+        columns = Columns(self.label)
+        for first in range(0, len(self.singles), READ):
+            columns.take(self.singles[first : first + READ])
+        return columns
+
+    @cached_property
+    def group(self) -> Int64[Tensor, " N"]:
+        """Which responses answer the same prompt."""
+        return torch.from_numpy(np.array(self.columns.group, dtype=np.int64))
+
+    @cached_property
+    def drawn(self) -> Int64[Tensor, " M"] | None:
+        """The places of the responses that statistics rest on, whole prompts in the order of the rows; None where it is all."""
+        return None if len(self.singles) <= self.most else _drawn(self.group, self.most, self.seed)
+
+    @cached_property
+    def few(self) -> Sequence[Row]:
+        """The rows that are changed and put before the reward again: all, or those of prompts drawn at random."""
+        if self.moves and len(self.rows) > ASKED_OF:
+            return [self.rows[k] for k in sorted(random.Random(self.seed).sample(range(len(self.rows)), ASKED_OF))]
+        if len(self.singles) <= ASKED_OF:
+            return self.rows
+        places = dict.fromkeys(self.singles.source(k) for k in _drawn(self.group, ASKED_OF, self.seed).tolist())
+        return [self.rows[k] for k in places]
+
+    @cached_property
+    def responses(self) -> Sequence[Row]:
+        """The responses that statistics rest on."""
+        return self.singles if self.drawn is None else self.singles.only(self.drawn.tolist())
+
+    @cached_property
+    def value(self) -> Float64[Tensor, " M"]:
+        """Their rewards."""
+        return self.of_drawn(self.scores.value)
+
+    @cached_property
+    def valid(self) -> Bool[Tensor, " M"]:
+        """Which of them have a verdict."""
+        return self.of_drawn(self.scores.valid)
+
+    @cached_property
+    def prompt(self) -> Int64[Tensor, " M"]:
+        """Which of them answer the same prompt."""
+        return self.of_drawn(self.group)
+
+    def of_drawn(self, x: Tensor) -> Tensor:
+        """A number per response, of those that statistics rest on."""
+        return x if self.drawn is None else x[self.drawn]
+
+    @cached_property
+    def length(self) -> Float64[Tensor, " M"]:
+        """Characters of each."""
+        return self.of_drawn(torch.from_numpy(np.array(self.columns.length, dtype=np.float64)))
+
+    @cached_property
+    def source(self) -> tuple[Int64[Tensor, " M"], list[str]]:
+        """The number of the source of each, and the names of all sources; "(none)" where a row has none."""
+        return self.of_drawn(torch.from_numpy(np.array(self.columns.source, dtype=np.int64))), list(self.columns.sources)
+
+    @cached_property
+    def _gold(self) -> tuple[Float64[Tensor, " M"], Bool[Tensor, " M"]] | None:
+        known = self.of_drawn(torch.from_numpy(np.array(self.columns.gold, dtype=np.float64)))
+        valid = known.isfinite()
+        return (torch.where(valid, known, 0.0), valid) if bool(valid.any()) else None
+
+    @property
+    def gold_value(self) -> Float64[Tensor, " M"] | None:
+        """The true scores, None where no row has one."""
+        return None if self._gold is None else self._gold[0]
+
+    @property
+    def gold_valid(self) -> Bool[Tensor, " M"] | None:
+        """Which rows have a true score."""
+        return None if self._gold is None else self._gold[1]
+
+    @cached_property
+    def scope(self) -> str:
+        """What statistics rest on, where that is not everything."""
+        if self.drawn is None:
+            return ""
+        prompts = len(self.prompt.unique())
+        return f"Of {len(self.drawn)} responses to {prompts} prompts, drawn at random from {len(self.singles)}."
+
+    def told(self, found: Sequence[Measurement]) -> list[Measurement]:
+        """Measurements of drawn rows with what they rest on, and with the places that their examples have among all responses."""
+        if self.drawn is None:
+            return list(found)
+        place = lambda example: {**example, "row": int(self.drawn[example["row"]])} if "row" in example else example  # type: ignore[index]
+        return [
+            replace(m, note=f"{m.note} {self.scope}".strip(), examples=tuple(map(place, m.examples))) if m.estimate else m
+            for m in found
+        ]
+
+    def by_gold(self, measure: Callable[..., list[Measurement]], **options: Any) -> list[Measurement]:
+        """A measure of scores against gold on these rows."""
+        given: Mapping[str, Any] = {"gold_valid": self.gold_valid, "rows": self.responses, **options}
+        return self.told(measure(self.value, self.valid, self.gold_value, self.prompt, **given))
+
+    def by_rows(self, measure: Callable[..., list[Measurement]], **options: Any) -> list[Measurement]:
+        """A measure that changes rows and asks the reward again."""
+        return measure(self.score, self.few, gold=self.label, seed=self.seed, **options)
+
+
+class Columns:
+    """Of every response, in compact arrays: the number of its prompt, gold (NaN: none), its characters and its source."""
+
+    def __init__(self, label: str | None) -> None:
+        self.label = label
+        self.group, self.gold, self.length, self.source = array("q"), array("d"), array("q"), array("q")
+        self.sources: dict[str, int] = {}
+        self._names: dict[Any, int] = {}
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Those of more responses; what every row of a kind has is taken without a look at each."""
+        self._take_groups(rows)
+        known = [None if self.label is None else row.get(self.label) for row in rows]
+        try:
+            self.gold.extend(array("d", known))  # type: ignore[arg-type]
+        except (TypeError, OverflowError):  # words, or nothing
+            self.gold.extend(nan if (x := number(value)) is None else x for value in known)
+        said = [row.get("response") for row in rows]
+        self.length.extend(map(len, said if set(map(type, said)) == {str} else map(text_of, said)))  # type: ignore[arg-type]
+        names = [row.get("source") for row in rows]
+        try:
+            self.source.extend(map(self.sources.__getitem__, names))  # type: ignore[arg-type]
+        except (KeyError, TypeError):
+            del self.source[len(self.length) - len(rows) :]
+            told = ["(none)" if name is None else str(name) for name in names]
+            self.source.extend(self.sources.setdefault(name, len(self.sources)) for name in told)
+
+    def _take_groups(self, rows: Sequence[Row]) -> None:
+        """Rows of one prompt mostly follow one another, and need one look at the table of prompts."""
+        before = len(self.group)
+        pairs = zip([row.get("group") for row in rows], [row.get("prompt") for row in rows], strict=True)
+        for _, run in itertools.groupby(pairs):
+            length = sum(1 for _ in run)
+            row = rows[len(self.group) - before]
+            if row.get("group") is None and not row.get("prompt"):  # rows that name nothing stand alone
+                names: list[Hashable] = [prompt_name(row, len(self.group) + k) for k in range(length)]
+                self.group.extend(self._names.setdefault(name, len(self._names)) for name in names)
+            else:
+                number_of = self._names.setdefault(prompt_name(row, -1), len(self._names))
+                self.group.extend(itertools.repeat(number_of, length))
+
+
+def _drawn(group: Int64[Tensor, " N"], most: int, seed: int) -> Int64[Tensor, " M"]:
+    """The places of the rows of whole prompts, drawn at random until there are `most` rows; at least one prompt."""
+    sizes = torch.bincount(group)
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed))
+    kept = order[: max(1, int((sizes[order].cumsum(0) <= most).sum()))]
+    chosen = torch.zeros(len(sizes), dtype=torch.bool)
+    chosen[kept] = True
+    return chosen[group].nonzero().squeeze(1)

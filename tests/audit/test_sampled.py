@@ -1,0 +1,73 @@
+"""Evidence from a policy: rows with the task's truth from a run file and from a run's checkpoint, and through the command."""
+
+import json
+
+import pytest
+
+from payoff.audit.sampled import EvidenceError, sampled_rows
+from payoff.cli import main
+
+RUN = """
+task: {name: tree, vocabulary: 2, horizon: 2, prompts: 3, leaf_rewards: {ab: 1.0}}
+policy: {name: tabular, vocabulary: 2, horizon: 2, starts: 3}
+reward: {pay: tree-leaf}
+terms: {policy: {paths: {pay: [total, rloo]}, loss: policy-gradient, aggregation: token-mean}}
+train: {updates: 2, starts: 3, rollouts: 4, learning_rate: 1.0}
+evaluate: {every: 0, starts: 2}
+"""
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sampled") / "run.yaml"
+    path.write_text(RUN)
+    return path
+
+
+def test_rows_of_an_untrained_policy_have_groups_responses_and_the_truth(run_file):
+    rows = sampled_rows(str(run_file), prompts=7, samples=5)
+    assert len(rows) == 35
+    assert len({row["group"] for row in rows}) == 7
+    assert all(row["gold"] == float(row["response"] == "ab") for row in rows)
+    again = sampled_rows(str(run_file), prompts=7, samples=5)
+    assert [row["response"] for row in rows] == [row["response"] for row in again]
+
+
+def test_what_names_no_policy_is_told(tmp_path):
+    with pytest.raises(EvidenceError, match="neither a run file"):
+        sampled_rows(str(tmp_path / "absent.yaml"))
+    with pytest.raises(EvidenceError, match="no checkpoint in this folder"):
+        sampled_rows(str(tmp_path))
+
+
+def test_the_command_samples_trains_on_nothing_and_reads_a_checkpoint(run_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments])
+        return end.value.code, capsys.readouterr().out
+
+    base = (
+        "audit",
+        "--reward",
+        "tree-leaf",
+        "--only",
+        "discrimination,learnability",
+        "--prompts",
+        "30",
+        "--samples",
+        "4",
+        "--json",
+    )
+    _, out = run(*base, "--policy", str(run_file))
+    found = json.loads(out)["results"]
+    assert (found["rows"], found["prompts"]) == (120, 30)
+    by = {m["measure"]: m for m in found["measurements"]}
+    assert by["auc"]["estimate"] == 1.0
+    run("train", str(run_file), "--out", "trained", "--quiet")
+    _, out = run(*base, "--policy", "trained", "--fresh")
+    assert json.loads(out)["results"]["rows"] == 120
+    code, out = run(*base, "--policy", str(run_file), "--data", "rows.jsonl")
+    assert code == 2
+    assert "one of --data, --policy and --transitions" in json.loads(out)["errors"][0]["message"]
