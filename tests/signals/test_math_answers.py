@@ -56,8 +56,8 @@ def test_nearly_all_of_them_are_decided_without_algebra_by_others(name, right, m
 @pytest.mark.slow
 def test_math_verify_alone_is_wrong_more_often_on_both():
     package = pytest.importorskip("math_verify")
-    for name, right in (("equivalent_forms", True), ("near_misses", False)):
-        some = rows(name)[::12]
+    for name, right, every in (("equivalent_forms", True, 12), ("near_misses", False, 4)):
+        some = rows(name)[::every]
         theirs = sum(package.verify(package.parse(f"${r['reference']}$"), package.parse(boxed(r))) is not right for r in some)
         assert theirs > 0.02 * len(some), name
 
