@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from payoff.foreign.answer_store import AnswerStore, Recording
+from payoff.foreign.batches import Graded, no_verdict
 from payoff.foreign.chat_ledger import ChatLedger
 from payoff.foreign.chat_schema import AnswerError
 from payoff.foreign.exchange import Exchange, ExchangeError
@@ -110,6 +111,16 @@ class ChatClient:
                 more = [{"role": "assistant", "content": text or "(nothing)"}, {"role": "user", "content": wrong}]
                 request = {**request, "messages": [*request["messages"], *more]}
         raise AnswerError(why + (f" (and so after {repairs} repair{'s' if repairs > 1 else ''})" if repairs else ""))
+
+    def graded(self, request: Request, text: str, read: Callable[[str], float], *, repairs: int = 0) -> Graded:
+        """The number that `read` finds in what the model answers to `text`, as `agreed` does, or no verdict and why."""
+        request = {**request, "messages": [{"role": "user", "content": text}]}
+        try:
+            return self.agreed(request, read, repairs=repairs)
+        except AnswerError as error:
+            return no_verdict(f"the judge: {error}")
+        except ExchangeError as error:
+            return no_verdict(str(error))
 
     def _replayed(self, body: bytes, recording: Recording) -> str:
         told = recording.get(body)

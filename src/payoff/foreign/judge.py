@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from payoff.foreign.answer_store import AnswerStore, Recording, default_store
-from payoff.foreign.batches import Graded, Row, RowBatches, items_of, no_verdict
+from payoff.foreign.batches import Graded, Row, RowBatches, items_of
 from payoff.foreign.chat_client import ChatClient, most_tokens
 from payoff.foreign.chat_ledger import ChatLedger
-from payoff.foreign.chat_schema import AnswerError, check_schema, read_object
-from payoff.foreign.exchange import Exchange, ExchangeError, checked_address
+from payoff.foreign.chat_schema import check_schema, read_object
+from payoff.foreign.exchange import Exchange, checked_address
 from payoff.foreign.judge_pairs import SCHEMA as PAIR_SCHEMA
 from payoff.foreign.judge_pairs import TEMPLATE as PAIR_TEMPLATE
 from payoff.foreign.judge_pairs import PairJudge
@@ -184,14 +184,10 @@ class Judge:
         return self.client.each(self._verdict, [self.template.filled(row) for row in item])
 
     def _verdict(self, text: str) -> Graded:
-        request = {**self.request, "messages": [{"role": "user", "content": text}]}
-        try:
-            found = self.client.agreed(request, lambda answer: read_object(answer, self.schema), repairs=self.repairs)
-        except AnswerError as error:
-            return no_verdict(f"the judge: {error}")
-        except ExchangeError as error:
-            return no_verdict(str(error))
-        return float(found[self.score])
+        return self.client.graded(self.request, text, self._score, repairs=self.repairs)
+
+    def _score(self, answer: str) -> float:
+        return float(read_object(answer, self.schema)[self.score])
 
 
 class JudgeReward(RowBatches):

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from payoff.foreign.batches import Graded, Row, items_of, no_verdict
 from payoff.foreign.chat_client import ChatClient
-from payoff.foreign.chat_schema import AnswerError, read_object
-from payoff.foreign.exchange import ExchangeError
+from payoff.foreign.chat_schema import read_object
 from payoff.foreign.judge_template import JudgeTemplate, rows_with
 from payoff.pipeline import Verdict
 from payoff.trajectories import Trajectories
@@ -130,11 +129,7 @@ class PairJudge:
         return first if first == swapped else no_verdict("the judge says otherwise when the two responses change places")
 
     def _verdict(self, text: str) -> Graded:
-        request = {**self.request, "messages": [{"role": "user", "content": text}]}
-        try:
-            found = self.client.agreed(request, lambda answer: read_object(answer, self.schema), repairs=self.repairs)
-        except AnswerError as error:
-            return no_verdict(f"the judge: {error}")
-        except ExchangeError as error:
-            return no_verdict(str(error))
-        return WORTH[found[self.better]]
+        return self.client.graded(self.request, text, self._worth, repairs=self.repairs)
+
+    def _worth(self, answer: str) -> float:
+        return WORTH[read_object(answer, self.schema)[self.better]]

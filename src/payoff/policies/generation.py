@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -85,27 +85,41 @@ def generate(
     that have ended leave the batch. `rng` moves by one draw, which seeds the numbers of all rows; a row's numbers depend on
     its place alone, not on how long other rows get.
     """
+    limit = torch.tensor(limits, device=model.device).repeat_interleave(copies)
+    sampled = torch.full_like(limit, max(limits) if noisy is None else noisy)
+    begun = None if written is None else [ids for ids in written for _ in range(copies)]
+    noise = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
+    most, block = max(limits), torch.empty(0)
+
+    def numbers(t: int) -> Tensor:
+        nonlocal block
+        if t % _BLOCK == 0:  # for all rows, ended or not, so that no row's numbers depend on the others
+            block = torch.rand(len(limit), min(_BLOCK, most), generator=noise, dtype=torch.float64).T.to(model.device)
+        return block[t % _BLOCK]
+
     with torch.inference_mode():
-        found = _generated(model, text, choice, contexts, limits, rng, copies, noisy, written)
+        found = write(model.session(contexts, copies, most), text, choice, limit, numbers, sampled, begun)
     return Generated(*(tensor.clone() for tensor in found))  # tensors that gradients may be taken through
 
 
-def _generated(
-    model: CausalModel,
+def write(
+    session: Session,
     text: TokenText,
     choice: Choice,
-    contexts: Sequence[Sequence[int]],
-    limits: Sequence[int],
-    rng: torch.Generator,
-    copies: int,
-    noisy: int | None,
-    written: Sequence[Sequence[int]] | None,
+    limit: Int[Tensor, " N"],
+    numbers: Callable[[int], Tensor],
+    noisy: Int[Tensor, " N"],
+    begun: Sequence[Sequence[int]] | None = None,
 ) -> Generated:
-    device = model.device
-    limit = torch.tensor(limits, device=device).repeat_interleave(copies)
-    n, most, uneven = len(limit), max(limits), min(limits) < max(limits)
-    sampled = 0 if choice.temperature == 0 else most if noisy is None else noisy
-    noise = torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=rng, device=rng.device)))
+    """Go on with every row of a session until it ends or has its limit of tokens; rows that have ended leave the batch.
+
+    numbers: called with 0, 1, ... for the numbers in [0, 1), float64 [N], that choose the tokens at that place. noisy: so many
+    tokens of each row are sampled and the rest are the most likely ones. begun: what of each row is written already.
+    Log-probabilities are those at the temperature before any truncation.
+    """
+    device, n = limit.device, len(limit)
+    most, uneven = int(limit.max()), bool((limit != limit[0]).any())
+    fewest_noisy, most_noisy = (0, 0) if choice.temperature == 0 else (int(noisy.min()), int(noisy.max()))
     tokens = torch.zeros(most, n, dtype=torch.int64, device=device)
     share = torch.ones(most, n, device=device)  # the probability of each token that was taken
     count = torch.full((n,), most, device=device)
@@ -118,13 +132,12 @@ def _generated(
     since = 0  # tokens from here on are not in `tokens` yet, because putting them there one by one is slow
     taken: list[Tensor] = []
     shares: list[Tensor] = []
-    session = model.session(contexts, copies, most)
 
     def recent(place: int, size: int) -> list[int]:
         """The last ids of a response, the part that was written before included."""
         row = int(rows[place])
         ids = [*tokens[max(since + len(taken) - size, 0) : since, row].tolist(), *(int(t[place]) for t in taken[-size:])]
-        return [*written[row // copies][len(ids) - size :], *ids] if written is not None and len(ids) < size else ids
+        return [*begun[row][len(ids) - size :], *ids] if begun is not None and len(ids) < size else ids
 
     def put_down(end: int) -> None:
         """Write what is known of the rows that have places to the tensors of all rows."""
@@ -134,12 +147,11 @@ def _generated(
         finished.index_copy_(0, rows, closed)
 
     for t in range(most):
-        if t % _BLOCK == 0 and t < sampled:  # for all rows, ended or not, so that no row's numbers depend on the others
-            block = torch.rand(n, min(_BLOCK, most), generator=noise, dtype=torch.float64).T.to(device)
-            uniform = block[:, rows]
         probability = scaled(session.logits, choice.temperature).softmax(-1)
-        if t < sampled:
-            token = sample(probability, uniform[t % _BLOCK], top_k=choice.top_k, top_p=choice.top_p)
+        if t < most_noisy:
+            token = sample(probability, numbers(t)[rows], top_k=choice.top_k, top_p=choice.top_p)
+            if t >= fewest_noisy:
+                token = torch.where(t < noisy[rows], token, probability.argmax(-1))
         else:
             token = probability.argmax(-1)
         taken.append(token)
@@ -163,8 +175,6 @@ def _generated(
             put_down(t + 1)
             since, taken, shares = t + 1, [], []
             rows, token, going, length, closed = rows[stay], token[stay], going[stay], length[stay], closed[stay]
-            if t + 1 < sampled:
-                uniform = block[:, rows]
         session.step(token)
     put_down(since + len(taken))
     return Generated(tokens.T, share.log().T, count, finished)
