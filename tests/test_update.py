@@ -1,6 +1,7 @@
 """What an update asks besides rewards and terms: which starts, how and how often rolled out, what is replayed or paired."""
 
 import copy
+import json
 import textwrap
 
 import pytest
@@ -10,6 +11,7 @@ from payoff.build import build
 from payoff.config import ConfigError, load_run, print_config
 from payoff.parts import Progress
 from payoff.pipeline import concatenate_rewards
+from payoff.runs import Request, run_one
 from payoff.train import train
 from payoff.trajectories import Channel, Pairs, concatenate
 from payoff.update import roll_out, update
@@ -291,3 +293,26 @@ def test_rewards_of_rows_of_different_width_are_joined_as_the_rows_are(made):
     assert both.reasons == {int(one.id[0]): "no", int(two.id[0]): "none"}
     with pytest.raises(ValueError, match=r"channels \['a', 'b'\]"):
         concatenate_rewards([dense, {"b": column["a"]}], [one, two])
+
+
+def test_continuations_hold_credit_against_what_steps_were_worth_and_change_nothing_else(tmp_path):
+    told = {}
+    for n in (0, 40):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        (folder / "run.yaml").write_text(RUN.replace("starts: 0}", f"starts: 0, continuations: {n}}}"))
+        loaded = load_run(folder / "run.yaml")
+        done = run_one(loaded.run.model_dump(mode="json"), loaded.source, Request("", 0, folder / "run"))
+        assert done["status"] == "finished", done["error"]
+        lines = map(json.loads, (folder / "run" / "metrics.jsonl").read_text().splitlines())
+        told[n] = [{key: value for key, value in line.items() if not key.startswith("seconds")} for line in lines]
+    asked = [{key: line.pop(key) for key in list(line) if key.startswith("credit/")} for line in told[40]]
+    assert told[40] == told[0]
+    assert [bool(found) for found in asked] == [False, True, False, False, True]
+    assert all(0.3 < found["credit/cosine"] <= 1.1 for found in asked if found)  # of the return with a baseline: right, and noisy
+
+
+def test_one_continuation_is_refused_for_it_has_no_error(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN.replace("starts: 0}", "starts: 0, continuations: 1}"))
+    with pytest.raises(ConfigError, match="continuations is 1"):
+        build(load_run(tmp_path / "run.yaml"))

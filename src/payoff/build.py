@@ -90,6 +90,7 @@ def build(loaded: Loaded, arm: str = "", seed: int | None = None) -> tuple[Parts
         evaluate_every=run.evaluate.every,
         evaluation_starts=run.evaluate.starts,
         sampled_rollouts=run.evaluate.sampled_rollouts,
+        continuations=run.evaluate.continuations,
     )
     try:
         check_settings(settings, parts)

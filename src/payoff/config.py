@@ -118,6 +118,11 @@ class EvaluateFile(Strict):
     every: int = Field(10, ge=0, description="updates between evaluations; 0: at the end only")
     starts: int = Field(256, ge=0)
     sampled_rollouts: int = Field(16, ge=0, description="rollouts kept for the report at the start, middle and end")
+    continuations: int = Field(
+        0,
+        ge=0,
+        description="of every step of the kept rollouts, first and last, to hold credit against what steps were worth; 0: none",
+    )
 
 
 class ScoringFile(Strict):

@@ -48,6 +48,7 @@ class Settings:
     evaluation_starts: int = 256
     checkpoint_every: int = 10
     sampled_rollouts: int = 16
+    continuations: int = 0
     max_invalid: float = 0.5
 
 
@@ -129,6 +130,10 @@ def check_settings(settings: Settings, parts: Parts) -> None:
     if settings.minibatches > settings.starts * settings.rollouts:
         batch = settings.starts * settings.rollouts
         raise ValueError(f"train.minibatches is {settings.minibatches}, more than the {batch} rollouts of an update")
+    if settings.continuations == 1:
+        raise ValueError("evaluate.continuations is 1, and one continuation has no error to state; 0 for none, or at least 2")
+    if settings.continuations and not hasattr(parts.policy, "resume"):
+        raise ValueError("evaluate.continuations: this policy cannot go on from the middle of a rollout; set it to 0")
     if not 0 < settings.learning_rate < math.inf:
         raise ValueError(f"train.learning_rate must be positive, got {settings.learning_rate}")
     if settings.rollouts < 2:

@@ -76,11 +76,15 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
 
     A failure ends as a result with its reason, never as an exception; hooks: on_update(metrics) for a display.
     """
+    import torch
+
     from payoff.audit.alarms import Alarms
+    from payoff.audit.credit import credit_metrics
     from payoff.build import build
     from payoff.parts import TrainingError
     from payoff.pipeline import NonFiniteError
     from payoff.train import train
+    from payoff.trajectories import Channel
 
     loaded = Loaded(RunFile.model_validate(data), {}, source, [])
     folder, result = request.folder, request.folder / "result.json"
@@ -109,9 +113,17 @@ def run_one(data: Mapping[str, Any], source: str, request: Request, stop: Callab
             for metrics in progress.history:  # so that what was seen before the break is known after it
                 outcome["alarms"] += [alarm.as_json() for alarm in alarms.update(metrics)]
 
-        def on_rollouts(phase: str, batch: Any) -> None:
+        def on_rollouts(phase: str, batch: Any) -> dict[str, Any]:
             records = list(rollout_records(phase, batch, parts.task, settings.sampled_rollouts, parts.policy))
             append_lines(folder / "rollouts.jsonl", records)
+            credit = next(iter(batch.targets.values()), None)
+            if not settings.continuations or phase == "middle" or not isinstance(credit, Channel):
+                return {}
+            kept = torch.arange(min(settings.sampled_rollouts, len(batch.traj)))
+            traj = batch.traj.select(kept)
+            credit = Channel(credit.value[kept][:, : traj.width], credit.valid[kept][:, : traj.width])
+            rng = torch.Generator().manual_seed(settings.seed * 1_000_003 + 500_000 + batch.update)  # training draws none of these
+            return credit_metrics(parts.policy, parts.task.truth, credit, traj, n=settings.continuations, rng=rng)
 
         progress = train(
             parts,

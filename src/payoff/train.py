@@ -5,6 +5,7 @@ It is handed everything it works with and imports no method, no policy and no ta
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,14 +29,14 @@ def train(
     *,
     checkpoint: Path | None = None,
     on_update: Callable[[Metrics], None] = lambda metrics: None,
-    on_rollouts: Callable[[str, Batch], None] = lambda phase, batch: None,
+    on_rollouts: Callable[[str, Batch], Metrics] = lambda phase, batch: {},
     on_resume: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Progress:
     """Train `parts.policy` until `settings.updates`, continuing from `checkpoint` where that file exists.
 
     on_update gets the metrics of every update (index 0 is the untouched policy, evaluated); on_rollouts gets the batches at
-    the start, the middle and the end; stop is asked after every update.
+    the start, the middle and the end before anything learns from them, and may add metrics; stop is asked after every update.
     On a CPU a run that is killed and resumed ends bit for bit where an unbroken one ends.
 
     Raises ValueError before the first rollout for a part that needs what nobody offers, or settings that make no sense;
@@ -62,9 +63,8 @@ def train(
     while progress.update < settings.updates and not stop():
         start = time.perf_counter()
         number = progress.update + 1
-        batch, metrics = update(parts, settings, progress)
-        if number in sampled:
-            on_rollouts(sampled[number], batch)
+        look = [functools.partial(on_rollouts, sampled[number])] if number in sampled else []
+        _, metrics = update(parts, settings, progress, *look)
         progress.update = number
         last = number == settings.updates
         if last or (settings.evaluate_every and number % settings.evaluate_every == 0):

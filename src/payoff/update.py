@@ -6,7 +6,7 @@ import functools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,8 +43,10 @@ class Round(NamedTuple):
         return len(self.kept.group.unique())
 
 
-def update(parts: Parts, settings: Settings, progress: Progress) -> tuple[Batch, Metrics]:
-    """One batch: rollouts, rewards, targets, optimiser steps, learning parts."""
+def update(
+    parts: Parts, settings: Settings, progress: Progress, look: Callable[[Batch], Metrics] = lambda batch: {}
+) -> tuple[Batch, Metrics]:
+    """One batch: rollouts, rewards, targets, a `look` before anything learns from it, optimiser steps, learning parts."""
     seconds, metrics = _Clock(), Metrics()
     rounds = [roll_out(parts, settings, progress, metrics, seconds)]
     while len(rounds) < settings.rounds and sum(r.groups for r in rounds) < settings.starts:
@@ -66,6 +68,11 @@ def update(parts: Parts, settings: Settings, progress: Progress) -> tuple[Batch,
     if len(kept):
         targets = {name: _target(name, term, kept_rewards, kept) for name, term in parts.terms.items()}
         seconds("weigh")
+    kept_own = own if kept is traj else own_reward(parts, kept_rewards, kept)
+    batch = Batch(kept, kept_rewards, kept_own, targets, progress.update + 1)
+    metrics |= look(batch)
+    seconds("look")
+    if targets:
         metrics |= optimise(parts, settings, progress, kept, targets)
         seconds("optimise")
     for part in parts.learners:
@@ -73,8 +80,7 @@ def update(parts: Parts, settings: Settings, progress: Progress) -> tuple[Batch,
             metrics |= part.learn(traj, scored)
     seconds("learn")
     metrics |= {f"seconds/{name}": value for name, value in seconds.spent.items()}
-    kept_own = own if kept is traj else own_reward(parts, kept_rewards, kept)
-    return Batch(kept, kept_rewards, kept_own, targets, progress.update + 1), metrics
+    return batch, metrics
 
 
 def roll_out(parts: Parts, settings: Settings, progress: Progress, metrics: Metrics, seconds: _Clock) -> Round:

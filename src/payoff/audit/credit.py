@@ -288,6 +288,37 @@ def sampled_advantages(
     return SampledAdvantage(torch.where(valid, value, 0), torch.where(valid, noise, 0).sqrt(), valid, spent)
 
 
+def credit_metrics(
+    policy: Policy,
+    truth: Callable[[Trajectories], Channel],
+    credit: Channel,
+    traj: Trajectories,
+    *,
+    n: int,
+    rng: torch.Generator,
+) -> dict[str, float | int | None]:
+    """What a training run tells of its credit: `credit_quality` against `sampled_advantages` of every step, as metrics.
+
+    credit/cosine: 1 where every step weighs what it was worth, 0 where the weights know nothing of it; None where no weight or no
+    step differs from 0. credit/known: the share of actions whose weight and worth are known. credit/rollouts: what it took.
+    Raises as these two do.
+
+    >>> policy = Tabular(2, 2)
+    >>> from payoff.trajectories import place_outcome
+    >>> def truth(traj):  # the first letter decides
+    ...     return place_outcome(traj.actions[:, 0].double(), torch.ones(len(traj), dtype=torch.bool), traj)
+    >>> traj = policy.sequences()
+    >>> credit = Channel(torch.tensor([[-1.0, 0], [-1, 0], [1, 0], [1, 0]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> found = credit_metrics(policy, truth, credit, traj, n=400, rng=torch.Generator().manual_seed(0))
+    >>> round(found["credit/cosine"], 2), found["credit/known"]
+    (1.0, 1.0)
+    """
+    worth = sampled_advantages(policy, truth, traj, n=n, rng=rng)
+    quality = credit_quality(Channel(credit.value, credit.valid & worth.valid), worth.value, traj, error=worth.error)
+    cosine = quality.cosine.value if quality.cosine else None
+    return {"credit/cosine": cosine, "credit/known": quality.known, "credit/rollouts": worth.cost.rollouts}
+
+
 def cost_of(policy: Any, work: Callable[[Any], T]) -> tuple[T, Cost]:
     """Do `work` with the policy and tell what it took: rollouts and continuations, own actions in them, calls, seconds.
 

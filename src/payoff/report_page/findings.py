@@ -102,6 +102,7 @@ def _row(run: Run, arm: Arm, base: Arm | None) -> Row:
         "seeds_needed": None,
         "reward": {"start": fmean(starts) if starts else None, "end": fmean(ends) if ends else None},
         "reward_truth": _agreement(shown),
+        "credit": _credit(shown),
         "invalid": _mean([value for seed in arm.seeds.values() for _, value in seed.curve("invalid")]),
         "parted": _parted(arm, run.delta or 0.05),
         "alarms": alarms(run, arm),
@@ -125,6 +126,12 @@ def _ends(seeds: Sequence[Seed], key: str, share: float = 0.05) -> tuple[list[fl
             starts.append(fmean(values[:few]))
             ends.append(fmean(values[-few:]))
     return starts, ends
+
+
+def _credit(seeds: Sequence[Seed]) -> Row | None:
+    """How well credit fell on the steps that mattered, in the first and the last rollouts that were kept; None where not asked."""
+    starts, ends = _ends(seeds, "credit/cosine", share=0.0)
+    return {"start": fmean(starts), "end": fmean(ends)} if starts else None
 
 
 def _agreement(seeds: Sequence[Seed]) -> float | None:

@@ -29,9 +29,11 @@ QUESTIONS = {
     "cost": "What does an arm's truth cost in time?",
 }
 COLUMNS = """
-own reward: mean of the first and of the last twentieth of the updates. reward-truth r: correlation of the two over the evaluations
-of a seed, mean over seeds. invalid: share of rollouts without verdict, which enter no number. parted: update from which own reward
-rises while truth falls, with its 95 % interval where it has a width, and in how many of the seeds.
+own reward: mean of the first and of the last twentieth of the updates. reward-truth r: correlation of the two over the
+evaluations of a seed, mean over seeds. credit: cosine of the weights of steps with what continuations say that these steps were
+worth, in the first and the last rollouts that were kept, mean over seeds. invalid: share of rollouts without verdict, which enter
+no number. parted: update from which own reward rises while truth falls, with its 95 % interval where it has a width, and in how
+many of the seeds.
 """
 TINTS = """
 Each token is tinted by its credit, the final weight of its log-probability: blue with a bar above where it is made likelier, orange

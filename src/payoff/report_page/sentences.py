@@ -30,6 +30,9 @@ def cells(run: Run, rows: Sequence[Row]) -> Columns:
         table["verdict"] = ["–" if row["baseline"] else row["verdict"] or "none" for row in rows]
     table["own reward"] = [f"{short(row['reward']['start'])} → {short(row['reward']['end'])}" for row in rows]
     table["reward-truth r"] = [fixed(row["reward_truth"], 2, sign=True) for row in rows]
+    if any(row["credit"] for row in rows):
+        credit = [row["credit"] or {"start": None, "end": None} for row in rows]
+        table["credit"] = [f"{fixed(of['start'], 2, sign=True)} → {fixed(of['end'], 2, sign=True)}" for of in credit]
     table["invalid"] = [percent(row["invalid"]) for row in rows]
     table["parted"] = [parted(row["parted"]) for row in rows]
     return table
@@ -107,9 +110,9 @@ def table_text(run: Run, rows: Sequence[Row], *, width: int | None = None) -> st
     """The summary as plain text. Too narrow a `width` drops the agreement, then the own reward; the words stay."""
     columns = {plain(name): [plain(cell) for cell in column] for name, column in cells(run, rows).items()}
     columns.pop("verdict", None)  # the sentences below say it
-    for spare in ("reward-truth r", "own reward"):
+    for spare in ("reward-truth r", "credit", "own reward"):
         if width is not None and len(_lines(columns)[0]) > width:
-            columns.pop(spare)
+            columns.pop(spare, None)
     return "\n".join([plain(scope(run, rows)), *_lines(columns), *(plain(text) for _, text in sentences(run, rows))])
 
 

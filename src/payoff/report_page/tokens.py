@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from payoff.report_page.examples import Example
@@ -17,6 +18,7 @@ from payoff.report_page.runs import number
 from payoff.report_page.wording import attribute, cut, markup, plural, short
 
 CLIP = 0.98
+MANY, WIDE = 24, 32  # steps of one token each beyond which they share rows, of so many characters
 Record = dict[str, Any]
 
 
@@ -158,20 +160,22 @@ def _legend(r: Record, most: float) -> str:
 
 
 def _tokens(r: Record, most: float) -> str:
-    """The response, a row per step: its number, its tokens, what it was paid. Plain text where no tokens are stored."""
+    """The response, a row per step: its number, its tokens, what it was paid. Plain text where no tokens are stored.
+
+    Many steps of one short token each, as an episode's actions are, share rows: the number of the first, what all were paid.
+    """
     if not r["tokens"]:
         return f'<pre class="answer">{markup(r["response"]) or "(empty response)"}</pre>'
     rows, steps, credit = [], r["step"], values(r, "credit")
-    begin = 0
-    for end in range(1, len(steps) + 1):
-        if end < len(steps) and steps[end] == steps[begin]:
-            continue
-        own = range(begin, end)
-        spans = "".join(_token(r["tokens"][i], bool(r["mask"][i]), credit[i], most, last=i == end - 1) for i in own)
-        paid = " ".join(_paid(name, paid, steps[begin]) for name, paid in r["step_reward"].items())
+    for begin, end in _rows(r):
+        own, spans = range(begin, end), []
+        for i in own:
+            last = i == end - 1 or steps[i + 1] != steps[i]
+            spans.append(_token(r["tokens"][i], bool(r["mask"][i]), credit[i], most, last=last) + " " * (last and i < end - 1))
+        there = list(dict.fromkeys(steps[i] for i in own))
+        paid = " ".join(_paid(name, paid, there) for name, paid in r["step_reward"].items())
         margin = f'<span class="sn">{steps[begin] + 1}</span>'
-        rows.append(f'<div class="st">{margin}<span class="tk">{spans}</span><span class="pd">{paid}</span></div>')
-        begin = end
+        rows.append(f'<div class="st">{margin}<span class="tk">{"".join(spans)}</span><span class="pd">{paid}</span></div>')
     more = f'<p class="why">{plural(r["left_out"], "more token")} not shown.</p>' if r["left_out"] else ""
     label = f"Response in tokens, tinted by credit. Arrow keys move from token to token; {plural(len(r['tokens']), 'token')}."
     return f'<div class="toks" tabindex="0" role="group" aria-label="{attribute(label)}">{"".join(rows)}</div>{more}'
@@ -196,11 +200,23 @@ def shown(text: str, *, last: bool) -> str:
     return markup(text.removesuffix("\n") if last else text)
 
 
-def _paid(name: str, paid: Sequence[float | None], step: int) -> str:
-    if not 0 <= step < len(paid):
+def _rows(r: Record) -> list[tuple[int, int]]:
+    """Where rows of tokens begin and end: at steps, or for many steps of one short token each, after so many of them."""
+    steps = r["step"]
+    cuts = [0, *(i for i in range(1, len(steps)) if steps[i] != steps[i - 1]), len(steps)]
+    longest = max(map(len, r["tokens"]))
+    if len(cuts) - 1 == len(steps) > MANY and longest < WIDE // 2:
+        cuts = [*range(0, len(steps), WIDE // (longest + 1)), len(steps)]
+    return list(pairwise(cuts))
+
+
+def _paid(name: str, paid: Sequence[float | None], steps: Sequence[int]) -> str:
+    here = [paid[step] for step in steps if 0 <= step < len(paid)]
+    if not here:
         return ""
-    value = paid[step]
-    return f"<span>{markup(name)} {'no verdict' if value is None else short(value, sign=True)}</span>"
+    known = [value for value in here if value is not None]
+    told = "no verdict" if len(known) < len(here) else short(sum(known), sign=True)
+    return f"<span>{markup(name)} {told}</span>"
 
 
 def _beside(best: Record | None) -> str:
