@@ -24,6 +24,7 @@ _EXTRA_OF = {
     "minigrid": "control",
     "mujoco": "control",
     "scipy": "solvers",
+    "pyscipopt": "scip",
     "opacus": "privacy",
     "textworld": "turns",
 }
