@@ -30,6 +30,9 @@ from typing import Any
 import torch
 
 from advantages import RECYCLE, rollouts
+from payoff.advantages.actions import written_out
+from payoff.advantages.arrays import ascending_, changes, clean, positions
+from payoff.advantages.stretches import stretches
 from payoff.catalogue import find, index
 from payoff.credit.returns import lambda_return, return_to_go, total
 from payoff.pipeline import Transform
@@ -38,7 +41,7 @@ from payoff.trajectories import Channel, Trajectories
 Contender = Callable[[], Any]
 MARKS = ("<!-- made by benchmarks/advantages_all.py -->", "<!-- end -->")
 OF_PAYMENTS = ("token-rate-baseline", "step-rate-baseline", "prime-rloo", "prime-scale", "igpo")  # these come before the return
-BY_ACTION = ("capo", "optimal-token-baseline", "portool", "remax", "turn-grpo", "turn-rloo", "whiten")  # meant for a return-to-go
+BY_ACTION = ("capo", "optimal-token-baseline", "portool", "turn-grpo", "turn-rloo", "whiten")  # meant for a return-to-go
 OPTIONS: dict[str, dict[str, Any]] = {
     "grpo": {"convention": "verl"},
     "gpg": {"convention": "verl"},
@@ -62,6 +65,7 @@ VERL = {  # ours -> verl's, and whether it loops over rollouts or groups in Pyth
 READS = {  # besides the reward and where the policy acted
     "aem": ("step", "entropy"),
     "canon": ("entropy",),
+    "duration-aware-pg": ("durations",),
     "igpo": ("step",),
     "optimal-token-baseline": ("old", "sum_pi_squared"),
     "oreal": ("token_scores",),
@@ -146,6 +150,7 @@ def batch(n: int, t: int, group: int, steps: int) -> tuple[Channel, Channel, Tra
     greedy[::group] = True
     probability = torch.rand(n, t, generator=rng) * 0.9 + 0.05
     extras = {name: uniform() for name in ("entropy", "std", "gain", "times", "token_scores")}
+    extras["durations"] = uniform() + 0.1
     extras["sum_pi_squared"] = spoilt(probability.square() * 1.2)
     valid = torch.ones(n, 1, dtype=torch.bool)
     logp = {name: spoilt(probability.log()) for name in ("old", "ref")}
@@ -170,20 +175,22 @@ def primitives(traj: Trajectories, rounds: int) -> dict[str, float]:
     """Seconds of the operations in `FLOORS`, each alone on tensors of this size."""
     spoilt, own = traj.extras["std"], traj.mask
     x = torch.where(own, spoilt, 0)
-    step, group = traj.step.clamp(min=0).long(), traj.group.long()
-    by_step, by_group = x[:, : int(step.max()) + 1].contiguous(), torch.zeros(int(group.max()) + 1, x.shape[1])
-    flat, number = traj.step.flatten(), torch.arange(x.numel()).view(x.shape)
+    group = traj.group.long()
+    by_group = torch.zeros(int(group.max()) + 1, x.shape[1])
+    flat, number = traj.step.flatten(), torch.arange(x.numel(), dtype=torch.int32).view(x.shape)
+    parts = stretches(traj)
+    each = torch.rand(len(parts.step))
     runs = {
-        "mask": lambda: torch.where(own, spoilt, 0),
+        "mask": lambda: clean(spoilt, own),
         "sum": lambda: x.sum(1),
-        "stretches": lambda: (flat[1:] != flat[:-1]).nonzero(),
-        "gather": lambda: by_step.gather(1, traj.step.clamp(min=0).long()),
+        "stretches": lambda: positions(changes(flat)),
+        "gather": lambda: parts.spread(each),
         "rows": lambda: by_group.index_add(0, group, x),
         "backward": lambda: x.flip(1).cumsum(1).flip(1),
         "cumsum": lambda: x.cumsum(1),
         "exp": x.exp,
         "ticket": lambda: (number ^ (number >> 29)) * 31,
-        "select": lambda: x.topk(x.shape[1] // 2, dim=1, sorted=False),
+        "select": lambda: ascending_(x.clone()),
     }
     return timed(runs, rounds)
 
@@ -206,15 +213,12 @@ def row(name: str, channel: Channel, clean: Channel, traj: Trajectories, floors:
 
     def whole() -> torch.Tensor:
         weights = part(channel if credit is None else credit(channel, traj), traj)
-        return written(weights if then is None else then(weights, traj))
-
-    def written(weights: Channel) -> torch.Tensor:
-        return torch.where(traj.mask, weights.value, 0) if weights.value.shape[1] == 1 else weights.value
+        return written_out(weights if then is None else then(weights, traj), traj)
 
     columns = {"step": traj.step, **traj.logp, **traj.extras}
     read = [channel.value, traj.mask, *(columns[tensor] for tensor in READS.get(name, ()))]
     contenders: dict[str, Contender] = {
-        "alone": lambda: written(part(given, traj)),
+        "alone": lambda: written_out(part(given, traj), traj),
         "whole": whole,
         "copies": lambda: [x.clone() for _ in range(4) for x in read],
     }

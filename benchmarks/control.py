@@ -2,7 +2,8 @@
 
 The same environment, network (two perceptrons of 64 x 64), lanes, steps per update, epochs, minibatches and optimiser steps, one
 thread each, in turn within one process, in seconds of that process. Of the wrapper both is measured: how much longer training takes
-than without it, alternating, and the share of time spent inside it, which a busy machine disturbs less.
+than without it, alternating, and the share of time spent inside it, which a busy machine disturbs less. PPO looks at rewards once
+a rollout, so the wrapper can pay by the rollout; SAC takes a gradient step after every step, beside which paying at once is little.
 
     python benchmarks/control.py [--environment CartPole-v1] [--seconds 20]
 """
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import gymnasium
 import torch
@@ -93,14 +95,25 @@ class Stopwatch:
         return call
 
 
-def overhead(environment: str, seconds: float) -> None:
-    """Time per step with and without a wrapper, alternating."""
-    models = {name: sb3(environment, signal, 0, PAY[name]) for name, signal in SIGNALS.items()}
+def sac(signal):
+    """An SB3 SAC on the pendulum, one environment and one gradient step for each of its steps, as SB3 has it."""
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.env_util import make_vec_env
+
+    from payoff.integrations.sb3 import RewardVecEnv
+
+    env = make_vec_env("Pendulum-v1", n_envs=1, seed=0)
+    env = env if signal is None else RewardVecEnv(env, signal)
+    return SAC("MlpPolicy", env, learning_starts=20, buffer_size=10_000, seed=0, device="cpu")
+
+
+def overhead(title: str, models: dict[str, Any], steps: int, seconds: float) -> None:
+    """Time per step with and without a wrapper, alternating, `steps` at a time."""
     times: dict[str, list[float]] = {name: [] for name in models}
 
     def learn(model) -> int:
-        model.learn(LANES * STEPS, reset_num_timesteps=False, log_interval=None)
-        return LANES * STEPS
+        model.learn(steps, reset_num_timesteps=False, log_interval=None)
+        return steps
 
     for model in models.values():
         learn(model)  # warm up
@@ -109,7 +122,7 @@ def overhead(environment: str, seconds: float) -> None:
         for name, model in models.items():
             times[name].append(seconds_per_step(partial(learn, model)))
     base = statistics.median(times["without"])
-    print(f"SB3 PPO on {environment}, {LANES} environments, median of {len(times['without'])} updates of {LANES * STEPS} steps")
+    print(f"{title}, median of {len(times['without'])} times {steps} steps")
     for name, each in times.items():
         ratio = statistics.median(a / b for a, b in zip(each, times["without"]))
         print(f"  {name:<32} {1e6 * statistics.median(each):6.1f} us/step  {100 * (ratio - 1):+5.1f} %")
@@ -117,7 +130,7 @@ def overhead(environment: str, seconds: float) -> None:
     for name, model in models.items():
         if name != "without":
             inside = Stopwatch(model)
-            total = 2 * LANES * STEPS * statistics.fmean(seconds_per_step(partial(learn, model)) for _ in range(2))
+            total = 2 * steps * statistics.fmean(seconds_per_step(partial(learn, model)) for _ in range(2))
             print(f"  {name:<32} inside the wrapper: {100 * inside.seconds / (total - inside.seconds):4.1f} % of the rest")
 
 
@@ -168,11 +181,13 @@ def against_sb3(environment: str, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", default="Endless-v0", help="a gymnasium environment; default: episodes of 128 steps")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each of the two parts")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each of the three parts")
     args = parser.parse_args()
     torch.set_num_threads(1)
     gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=STEPS)
-    overhead(args.environment, args.seconds)
+    models = {name: sb3(args.environment, signal, 0, PAY[name]) for name, signal in SIGNALS.items()}
+    overhead(f"SB3 PPO on {args.environment}, {LANES} environments", models, LANES * STEPS, args.seconds)
+    overhead("SB3 SAC on Pendulum-v1", {name: sac(SIGNALS[name]) for name, pay in PAY.items() if pay == "step"}, 64, args.seconds)
     against_sb3(args.environment, args.seconds)
 
 

@@ -5,8 +5,9 @@
 
 Two programs: one that prints a number, and one with the imports that solutions of programming tasks begin with. Both contenders
 run in turn, in slices of half a second, so that whatever else the machine does falls on both alike; the ratio is of all their runs
-a second, and that of the processor seconds of one run, with those of the server and of all children, stands beside it. With
---memory: what the server and this process hold before and after so many runs, and that nothing is left at the end.
+a second, and that of the processor seconds of one run, with those of the server and of all below it, stands beside it, which other
+work on the machine disturbs less. --threads is how many callers there are at a time, all in this process. With --memory: what the
+server and this process hold before and after so many runs, and that nothing is left at the end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from payoff.sandbox import Sandbox, starting
 
+PAUSE = 2.0  # seconds after which no child is left waiting for an order
 PROGRAMS = {
     "print a number": "print(6 * 7)",
     "usual imports": (
@@ -50,10 +52,19 @@ def slice_of(run: Callable[[str], str], program: str, threads: int, seconds: flo
 
 
 def processor(pid: int) -> float:
-    """Processor seconds so far of this process and of a server, each with all children that ended."""
-    own = os.times()
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(own[:4]) + sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    """Processor seconds so far of this process, of a server and of all below it, those that ended with them."""
+    own, ticks = os.times(), sum(map(int, times_of(pid)))
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            ticks += sum(map(int, times_of(int(child))[:2]))
+        except OSError:  # it has ended since
+            continue
+    return sum(own[:4]) + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def times_of(pid: int) -> list[str]:
+    """Of a process as user and in the system, and of its children that ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]
 
 
 def bare(program: str) -> str:
@@ -101,6 +112,7 @@ def speed(ours: Callable[[str], str], pid: int, threads: int, seconds: float) ->
 def memory(ours: Callable[[str], str], pid: int, threads: int, runs: int) -> dict[str, dict[str, int]]:
     """What is held after a second of runs, and after so many more; the count so far goes to stderr."""
     slice_of(ours, PROGRAMS["print a number"], threads, 1.0)
+    time.sleep(PAUSE)
     before, began = held(pid), time.perf_counter()
     with ThreadPoolExecutor(threads) as pool:
         for done in range(0, runs, 1000):
@@ -109,6 +121,7 @@ def memory(ours: Callable[[str], str], pid: int, threads: int, runs: int) -> dic
             if done % 10_000 == 9000:
                 now = held(pid)["server_kib"]
                 print(f"  {done + 1000} runs, {time.perf_counter() - began:.0f} s, server {now} KiB", file=sys.stderr, flush=True)
+    time.sleep(PAUSE)
     return {"before": before, "after": held(pid)}
 
 

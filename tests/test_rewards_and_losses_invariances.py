@@ -41,11 +41,14 @@ ELSEWHERE = {
     *(f"losses.{name}" for name in ("reference_free", "nash_preferences", "pair_aggregation")),
     *(f"shaping.{name}" for name in ("completion", "conjunction", "dominance", "noise_correction", "potentials", "unlikeliness")),
     *(f"losses.{name}" for name in ("token_regularised", "turn_aggregation", "predictions")),
+    *(f"losses.{name}" for name in ("sample_balanced", "listening")),
+    *(f"losses.{name}" for name in ("sparse_preferences", "step_regression", "conservative_values")),
+    "shaping.appeals",
     *(
         f"shaping.{name}"
         for name in ("judged_steps", "thoughts", "right_and_short", "schedules", "routing_cost", "gated_process", "trace_back")
     ),
-    *(f"shaping.{name}" for name in ("multipliers", "hypervolume", "dynamic_weights")),
+    *(f"shaping.{name}" for name in ("multipliers", "hypervolume", "dynamic_weights", "restored_mean")),
     *(
         f"sampling.{path.stem}" for path in (Path(payoff.__file__).parent / "sampling").glob("[a-z]*.py") if path.stem != "filters"
     ),  # they choose, not weigh

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payoff.examples import four_answers
-from payoff.sets import owner, rank, sets, siblings, statistics
+from payoff.sets import members_of, owner, rank, sets, siblings, statistics, sums
 
 YES = torch.ones(1, dtype=torch.bool)
 
@@ -130,3 +130,24 @@ def test_siblings_without_branches_are_alone():
 
 def test_every_shared_action_has_one_owner():
     assert owner(tree()).tolist() == [[0, 0, 0], [77, 1, 1], [0, 4, 4], [0, 5, 5], [0, 4, 6]]
+
+
+@pytest.mark.parametrize("columns", [None, 1, 3])
+@pytest.mark.parametrize("by_step", [False, True])
+def test_sets_that_come_in_order_are_as_those_that_are_looked_up(columns, by_step):
+    rng = torch.Generator().manual_seed(columns or 0)
+    shape = (12,) if columns is None else (12, columns)
+    x, where = torch.randint(0, 3, shape, generator=rng).float() / 7, torch.rand(shape, generator=rng) > 0.3
+    where[:4] = True
+    key = 5 * (torch.arange(12) // 4) + 10**12
+    if columns is not None:
+        key = key[:, None] * (columns if by_step else 1) + (torch.arange(columns) if by_step else torch.zeros(columns).long())
+    order = torch.randperm(12, generator=rng)
+    assert type(members_of(key)) is not type(members_of(key[order]))
+    a, b = statistics(x, key, where), statistics(x[order], key[order], where[order])
+    for left, right in zip(a, b, strict=True):
+        assert torch.allclose(left[order].double(), right.double(), rtol=1e-12, atol=0)
+    assert torch.allclose(sums(x, key)[order], sums(x[order], key[order]), rtol=1e-12)
+    if columns is None:
+        for ids in (torch.arange(12), torch.randperm(12, generator=rng)):
+            assert torch.equal(rank(x, key, where, ids)[order], rank(x[order], key[order], where[order], ids[order]))

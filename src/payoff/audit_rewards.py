@@ -27,11 +27,15 @@ _THINKS = "<think>\nI add the two numbers.\n</think>\n{}"
 
 
 class Real(NamedTuple):
-    """A reward by its name on the command line, how a response gives its answer, and the fields it reads under another name."""
+    """A reward by its name on the command line, how a response gives its answer, and the fields it reads under another name.
+
+    prompts: sums it is audited on; fewer for one that starts a process for every call
+    """
 
     name: str
     phrase: str
     fields: Mapping[str, str] = {}
+    prompts: int = PROMPTS
 
 
 REAL: Sequence[Real] = (
@@ -50,6 +54,7 @@ REAL: Sequence[Real] = (
     Real("verl:verl.utils.reward_score.math_reward:compute_score", _BOX),
     Real("verl:verl.utils.reward_score.math_dapo:compute_score", "Answer: {}"),
     Real("verl:verl.utils.reward_score.math_verify:compute_score", _BOX),
+    Real("verl:verl.utils.reward_score.prime_math:compute_score", _BOX, prompts=8),
     Real("verl:verl.utils.reward_score.geo3k:compute_score", _THINKS.format(_BOX)),
     Real("verl:verl.utils.reward_score.search_r1_like_qa_em:compute_score", "<answer> {} </answer>", {"ground_truth": "target"}),
 )
@@ -82,13 +87,13 @@ def rows_for(real: Real, prompts: int = PROMPTS) -> list[dict[str, Any]]:
     return rows
 
 
-def audited(real: Real, *, prompts: int = PROMPTS, checks: Sequence[str] = CHECKED) -> Found:
+def audited(real: Real, *, checks: Sequence[str] = CHECKED) -> Found:
     """The audit of one reward on such sums."""
     from payoff.scoring import resolve_reward
 
     try:
         signal = resolve_reward(real.name)
-        rows = rows_for(real, prompts)
+        rows = rows_for(real, real.prompts)
         if any(word in real.name for word in ("overlong", "repetition", "cosine")):
             signal = _with_ids(signal)
         return _told(Case(Scorer(signal), rows, gold="gold", seconds=0.5), checks)
@@ -97,19 +102,19 @@ def audited(real: Real, *, prompts: int = PROMPTS, checks: Sequence[str] = CHECK
 
 
 def scorer_rows(name: str, entries: int = ENTRIES) -> list[dict[str, Any]]:
-    """Entries of a reasoning-gym data set, each with its right answer and that of another entry."""
+    """Entries of a reasoning-gym data set, each with its right answer and that of another entry; none where it tells no answers."""
     import torch
 
     from payoff.tasks.reasoning_gym import ReasoningGym
 
     starts = ReasoningGym(name, size=entries, held_out=0.0).starts(entries, torch.Generator().manual_seed(0))
-    fields = [start.fields for start in starts]
+    fields = [start.fields for start in starts if start.fields["reference"]]
     rows = []
     for k, own in enumerate(fields):
-        rows.append({**own, "response": str(own["reference"] or ""), "gold": 1.0})
+        rows.append({**own, "response": str(own["reference"]), "gold": 1.0})
         other = next((f for f in (*fields[k + 1 :], *fields[:k]) if f["reference"] != own["reference"]), None)
         if other is not None:
-            rows.append({**own, "response": str(other["reference"] or ""), "gold": 0.0})
+            rows.append({**own, "response": str(other["reference"]), "gold": 0.0})
     return rows
 
 
@@ -119,9 +124,10 @@ def audited_scorer(name: str) -> Found:
 
     try:
         with _within(SECONDS):
-            return _told(
-                Case(Scorer(resolve_reward(f"reasoning-gym:{name}")), scorer_rows(name), gold="gold", seconds=0.2), SCORERS_CHECKED
-            )
+            rows = scorer_rows(name)
+            if not rows:
+                return Found("not run", [], 0, 0, "its entries carry no right answer to begin with")
+            return _told(Case(Scorer(resolve_reward(f"reasoning-gym:{name}")), rows, gold="gold", seconds=0.2), SCORERS_CHECKED)
     except TimeoutError:
         return Found("not run", [], 0, 0, f"took more than {SECONDS} s")
     except Exception as error:
@@ -148,19 +154,27 @@ def real_tables(progress: Callable[[str], None], *, folder: Path | None = None) 
 
 
 def scorer_tables(progress: Callable[[str], None], *, folder: Path | None = None) -> str:
-    """The table of reasoning-gym's scorers with findings, and what the others are."""
+    """The tables of reasoning-gym's scorers: those that pay what has no merit, and those that refuse right answers."""
     found = {}
     for name in scorers():
         progress(name)
         found[name] = _kept(folder, f"reasoning-gym-{name}", functools.partial(audited_scorer, name))
-    failing = {name: one for name, one in found.items() if one.findings}
+    attacked = {name: one for name, one in found.items() if any("attack-" in text for text in one.findings)}
+    strict: dict[tuple[str, ...], list[str]] = {}
+    for name, one in found.items():
+        if one.findings and name not in attacked:
+            strict.setdefault(tuple(sorted(text.split("`")[1] for text in one.findings)), []).append(name)
     clean = [name for name, one in found.items() if not one.findings and one.verdict != "not run"]
     absent = {name: one.why for name, one in found.items() if one.verdict == "not run"}
-    lines = [f"Of {len(found)} scorers {len(failing)} have findings:", "", "| scorer | fails |", "|---|---|"]
-    lines += [f"| `{name}` | {'; '.join(one.findings)} |" for name, one in failing.items()]
-    lines += ["", f"No finding ({len(clean)}): {', '.join(f'`{name}`' for name in clean) or 'none'}."]
+    quoted = lambda names: ", ".join(f"`{name}`" for name in names)
+    lines = [f"Of {len(found)} scorers {len(attacked)} pay something without merit:", "", "| scorer | fails |", "|---|---|"]
+    lines += [f"| `{name}` | {'; '.join(one.findings)} |" for name, one in attacked.items()]
+    lines += ["", "The others that refuse right answers, by what they do not take:", "", "| fails | scorers |", "|---|---|"]
+    most_first = sorted(strict.items(), key=lambda entry: -len(entry[1]))
+    lines += [f"| {quoted(measures)} | {len(names)}: {quoted(names)} |" for measures, names in most_first]
+    lines += ["", f"No finding ({len(clean)}): {quoted(clean) or 'none'}."]
     if absent:
-        lines += ["", "Not run:", "", *(f"- `{name}`: {why}" for name, why in absent.items())]
+        lines += ["", f"Not run ({len(absent)}):", "", *(f"- `{name}`: {why}" for name, why in absent.items())]
     return "\n".join(lines)
 
 

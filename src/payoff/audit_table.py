@@ -56,12 +56,23 @@ def _every_measure(progress: Callable[[str], None]) -> Iterator[tuple[str, Measu
     three = FLAWED["shared error in an ensemble"]
     case = Case(Scorer(as_signal(three.reward, "reward"), three.channel), rows, gold="gold", budget=50, seconds=0.2)
     moves = [{"state": 0, "action": a, "next_state": a, "gold": float(a)} for a in (0, 1)] * 3
-    walk = Case(Scorer(as_signal(lambda action: float(action), "reward")), moves, gold="gold")
-    served = Case(case.score, rows, gold="gold", served=case.score, prices={"calls": 0.0})
+    pairs = [{"prompt": str(k), "chosen": "1", "rejected": "2", "reference": "1"} for k in range(12)]
+    others = {
+        "distance": Case(Scorer(as_signal(lambda action: float(action), "reward")), moves, gold="gold"),
+        "health": Case(case.score, rows, gold="gold", served=case.score, prices={"calls": 0.0}),
+        "learnability": Case(Scorer(as_signal(_in_parts, "reward"), "PART"), rows, gold="gold"),
+        "ensembles": Case(Scorer(as_signal(three.reward, "reward"), three.channel), pairs),
+    }
     for name, check in CHECKS.items():
         progress(name)
-        given = {"distance": walk, "health": served}.get(name, case)
-        yield from ((name, m) for m in sorted(check.run(given), key=lambda m: m.name))
+        every: dict[str, Measurement] = {}
+        for one in [others[name]] if name in ("distance", "health") else [case, *([others[name]] if name in others else [])]:
+            every |= {m.name: m for m in check.run(one) if m.name not in every}
+        yield from ((name, every[measure]) for measure in sorted(every))
+
+
+def _in_parts(response: str) -> dict[str, float]:
+    return {"PART": float(len(response) % 7), "CHANNEL": float(len(response) % 5)}
 
 
 def flaws(progress: Callable[[str], None], *, folder: Path | None = KEPT) -> str:

@@ -151,6 +151,7 @@ class GraderSignal:
             of_member = lambda form, k: form if isinstance(form, str) else form[k]
             forms = {row: of_member(form, k) for unit, form in answers.items() for k, row in enumerate(units[unit])}
             graded, asked = (sum(len(units[chosen[i]]) for i in which) for which in (fresh, range(len(chosen))))
+        self._tell_of_odd_responses(forms, traj)
         rewards = _place(values, forms, traj, self.name, self._channels)
         with self._lock:
             invalid = len(set().union(*(channel.reasons for channel in rewards.values())))
@@ -158,6 +159,14 @@ class GraderSignal:
             for key, count in (("graded", graded), ("cached", asked - graded), ("invalid", invalid), ("seconds", spent)):
                 self._counts[key] += count
         return rewards
+
+    def _tell_of_odd_responses(self, forms: dict[int, Any], traj: Trajectories) -> None:
+        """Add to the reason of a row without verdict that its response is no text, which errors of graders seldom say."""
+        if "response" in self._arguments.names and traj.items:
+            for row, form in forms.items():
+                said = traj.items[row].get("response", "")
+                if isinstance(form, str) and not isinstance(said, str):
+                    forms[row] = f"{form} (the response is {'null' if said is None else type(said).__name__}, not text)"
 
     def close(self) -> None:
         """End the worker processes; the next batch starts new ones."""

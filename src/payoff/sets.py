@@ -11,6 +11,7 @@ from torch import Tensor
 from payoff.trajectories import Trajectories
 
 Over = Literal["group", "batch", "step", "siblings"]
+_PAIRED = 32  # members of a set up to which they are ranked by comparing each with each
 
 
 def sets(traj: Trajectories, over: Over) -> Int[Tensor, "N #T"]:
@@ -63,39 +64,52 @@ def statistics(
     whatever the value: (x - mean) is then exactly 0, never a rounding error that a small epsilon turns into a full-size number.
     A set with at most `ddof` members has std 0.
     """
-    index, size = _dense(key)
-    flat, keep = x.reshape(-1), where.reshape(-1)
-    x64 = torch.where(keep, flat, 0).double()
-    zeros = x64.new_zeros(size)
-    count = zeros.index_add(0, index, keep.double())
-    total = zeros.index_add(0, index, x64)
-    edge = flat.new_full((size,), torch.inf)
-    low = edge.scatter_reduce(0, index, torch.where(keep, flat, torch.inf), "amin")
-    high = (-edge).scatter_reduce(0, index, torch.where(keep, flat, -torch.inf), "amax")
+    members = members_of(key)
+    flat, keep = members.arranged(x), members.arranged(where)
+    everyone = bool(keep.all())
+    counted = lambda y, otherwise: y if everyone else torch.where(keep, y, otherwise)
+    x64 = counted(flat, 0).double()
+    one = None if everyone else keep.double()
+    count = members.sizes() if one is None else members.sum(one)
+    total = members.sum(x64)
+    low, high = members.least(counted(flat, torch.inf)), members.greatest(counted(flat, -torch.inf))
     equal, some = low >= high, count > 0
     low, high = torch.where(some, low, 0).double(), torch.where(some, high, 0).double()
     mean = torch.where(equal, low, total / count.clamp(min=1))
-    of = lambda number: number.index_select(0, index)  # of the set of each entry
-    mean_of, equal_of = of(mean), of(equal)
-    squares = zeros.index_add(0, index, torch.where(keep, x64 - mean_of, 0).square())
+    count_of, mean_of, low_of, equal_of = map(members.of, (count, mean, low, equal))
+    off = x64 - mean_of
+    squares = members.sum((off if one is None else off * one).square())
     enough = ~equal & (count > ddof)
     variance = torch.where(enough, squares / (count - ddof).clamp(min=1), 1)
     std = torch.where(enough, variance.sqrt(), 0)
-    count_of = of(count)
-    others = count_of - keep.double()
-    others_mean = (of(total) - x64) / others.clamp(min=1)
+    others = count_of - (1 if one is None else one)
+    others_mean = (members.of(total) - x64) / others.clamp(min=1)
     # Exactly the common value where all are equal, with the gradient of a mean of the others all the same.
-    others_mean = torch.where(equal_of, others_mean + (of(low) - others_mean).detach(), others_mean)
-    others_mean = torch.where(others > 0, others_mean, x64)
-    entries = (count_of, mean_of, of(std), of(low), of(high), others_mean, equal_of)
-    return SetStatistics(*(entry.reshape(x.shape) for entry in entries))
+    common = others_mean + (low_of - others_mean).detach() if x64.requires_grad else low_of
+    others_mean = torch.where(equal_of, common, others_mean)
+    if x64.requires_grad:  # of a set of one it is the entry itself, which `low` is too, but for its gradient
+        others_mean = torch.where(others > 0, others_mean, x64)
+    entries = (count_of, mean_of, members.of(std), low_of, members.of(high), others_mean, equal_of)
+    return SetStatistics(*(entry.expand(flat.shape).reshape(x.shape) for entry in entries))
+
+
+def sums(x: Float[Tensor, "*shape"], key: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The sum of x over the set each entry belongs to, float64, for each entry."""
+    members = members_of(key)
+    x64 = members.arranged(x.double())
+    return members.of(members.sum(x64)).expand(x64.shape).reshape(x.shape)
 
 
 def rank(x: Float[Tensor, " N"], key: Int[Tensor, " N"], where: Bool[Tensor, " N"], id: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
     """0 for the largest of its set; ties in order of `id`; members that do not count come last."""
+    rising = bool((id[1:] > id[:-1]).all())
+    members = members_of(key)
+    if isinstance(members, Blocks) and members.shape[1] <= _PAIRED and not bool((where & ~(x > -torch.inf)).any()):
+        least, shape = torch.where(where, x, -torch.inf), members.shape[:2]
+        return _rank_in_pairs(least.view(shape), None if rising else id.view(shape))
     index, size = _dense(key)
     least = torch.where(where, x, -torch.inf)
-    by_id = None if bool((id[1:] > id[:-1]).all()) else id.argsort(stable=True)
+    by_id = None if rising else id.argsort(stable=True)
     taken = lambda y, order: y if order is None else y.index_select(0, order)
     order = taken(least, by_id).argsort(descending=True, stable=True)
     order = order if by_id is None else by_id.index_select(0, order)
@@ -151,6 +165,93 @@ def _rows_of(ids: Int[Tensor, " M"], traj: Trajectories) -> Int[Tensor, " M"]:
     place = torch.searchsorted(traj.id[order], ids.contiguous()).clamp(max=max(len(traj) - 1, 0))
     row = order[place]
     return torch.where(traj.id[row] == ids, row, -1)
+
+
+class Blocks(NamedTuple):
+    """Keys that come set by set, as rollouts are sampled: [sets, members, columns], reduced without looking anything up.
+
+    With keys [N] and x [N, T] every column of x is reduced by itself.
+    """
+
+    shape: tuple[int, int, int]
+    device: torch.device
+
+    def arranged(self, x: Tensor) -> Tensor:
+        return x.reshape(*self.shape[:2], -1)
+
+    def sizes(self) -> Tensor:
+        sets, members, columns = self.shape
+        return torch.full((sets, 1, columns), members, dtype=torch.float64, device=self.device)
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True)
+
+    def least(self, x: Tensor) -> Tensor:
+        return x.amin(1, keepdim=True)
+
+    def greatest(self, x: Tensor) -> Tensor:
+        return x.amax(1, keepdim=True)
+
+    def of(self, number: Tensor) -> Tensor:
+        """Of the set of each entry: it broadcasts over the members."""
+        return number
+
+
+class Scattered(NamedTuple):
+    """Keys in any order: which set each entry is of, and how many sets there are."""
+
+    place: Int[Tensor, " n"]
+    size: int
+
+    def arranged(self, x: Tensor) -> Tensor:
+        return x.reshape(-1) if x.numel() == len(self.place) else x
+
+    def sizes(self) -> Tensor:
+        return torch.bincount(self.place, minlength=self.size).double()
+
+    def sum(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.size, *x.shape[1:]).index_add(0, self.place, x)
+
+    def least(self, x: Tensor) -> Tensor:
+        return self._edge(x, torch.inf, "amin")
+
+    def greatest(self, x: Tensor) -> Tensor:
+        return self._edge(x, -torch.inf, "amax")
+
+    def of(self, number: Tensor) -> Tensor:
+        """Of the set of each entry."""
+        return number.index_select(0, self.place)
+
+    def _edge(self, x: Tensor, start: float, how: str) -> Tensor:
+        index = self.place if x.ndim == 1 else self.place[:, None].expand(x.shape)
+        return x.new_full((self.size, *x.shape[1:]), start).scatter_reduce(0, index, x, how)
+
+
+def members_of(key: Int[Tensor, "..."]) -> Blocks | Scattered:
+    """How entries find their set: by place, where all sets are of one size and in rising order, otherwise by number.
+
+    What lies beside the keys on more columns, x [N, T] for keys [N], is reduced column by column.
+    """
+    for columns in dict.fromkeys((1, key[0].numel())) if key.numel() else ():
+        rows = key.reshape(-1, columns)
+        size = int((rows[:, 0] != rows[0, 0]).view(torch.uint8).argmax()) or len(rows)
+        if len(rows) % size:
+            continue
+        blocks = rows.view(-1, size, columns)
+        heads = blocks[:, 0].reshape(-1)
+        if bool((heads[1:] > heads[:-1]).all()) and (size == 1 or bool((blocks == blocks[:, :1]).all())):
+            return Blocks((len(blocks), size, columns), key.device)
+    return Scattered(*_dense(key))
+
+
+def _rank_in_pairs(x: Float[Tensor, "M G"], id: Int[Tensor, "M G"] | None) -> Int[Tensor, " N"]:
+    """How many of its set come before each: larger ones, and equal ones of a lesser id (None: they are in that order)."""
+    x = x.t().contiguous()  # members first, so that comparisons run along sets
+    other, g = x[:, None], len(x)
+    in_order = lambda: torch.ones(g, g, dtype=torch.bool, device=x.device).triu(1)[:, :, None]
+    earlier = in_order() if id is None else id.t()[:, None] < id.t()
+    before = (other > x) | ((other == x) & earlier)
+    return before.view(torch.uint8).sum(0, dtype=torch.uint8).t().reshape(-1).long()
 
 
 def _dense(key: Tensor) -> tuple[Int[Tensor, " n"], int]:

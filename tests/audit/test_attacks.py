@@ -35,17 +35,15 @@ def exact(response, reference):
     return float(response == f"The answer is {reference}.")
 
 
-@pytest.mark.slow
 def test_an_exact_check_holds_against_every_family_that_can_be_tried():
-    found = results(exact, variants=2)
+    found = results(exact, variants=1)
     assert {name for name, m in found.items() if m.result != "holds"} == {"repeated-steps"}  # one step each: nothing to repeat
     assert found["repeated-steps"].result == "not applicable"
     assert all(m.severity == 0 for m in found.values())
 
 
-@pytest.mark.slow
-def test_the_shipped_comparison_holds_but_where_it_stops_reading():
-    assert {name for name, m in results(answer_match, variants=2).items() if m.result == "fails"} == set()
+def test_the_shipped_comparison_fails_nowhere():
+    assert {name for name, m in results(answer_match, ROWS[:60], variants=2).items() if m.result == "fails"} == set()
 
 
 # A reward with one flaw each, and the families that may find it.
@@ -74,23 +72,17 @@ PLANTED = {
 
 
 @pytest.mark.parametrize("family", PLANTED)
-def test_a_planted_flaw_is_found_by_its_family(family):
-    found = results(PLANTED[family][0], families=[family])[family]
+def test_a_planted_flaw_is_found_by_its_family_and_by_none_that_has_nothing_to_do_with_it(family):
+    grader, at_most = PLANTED[family]
+    found = results(grader, families=[family])[family]
     assert found.result == "fails"
     assert found.examples
     assert all(e["reward"] > 0 for e in found.examples)
+    assert at_most is None or {name for name, m in results(grader, ROWS[:40], variants=2).items() if m.result == "fails"} <= at_most
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", [family for family, (_, at_most) in PLANTED.items() if at_most])
-def test_a_planted_flaw_is_found_by_no_family_that_has_nothing_to_do_with_it(family):
-    grader, at_most = PLANTED[family]
-    assert family in {name for name, m in results(grader, ROWS, variants=2).items() if m.result == "fails"} <= at_most
-
-
-@pytest.mark.slow
 def test_a_judge_that_always_says_yes_is_fooled_every_time():
-    found = results(lambda response: 1.0)
+    found = results(lambda response: 1.0, ROWS[:20], variants=2)
     assert all(m.estimate.value == m.severity == 1 for n, m in found.items() if FAMILIES[n].mode == "replaces" and m.estimate)
     assert all(m.estimate.value == 0.0 for n, m in found.items() if FAMILIES[n].mode == "adds" and m.estimate)
 
@@ -131,12 +123,11 @@ def test_the_truth_decides_where_there_is_one():
     assert "640 left out" in m.note
 
 
-@pytest.mark.slow
 def test_every_family_is_one_call_and_the_same_seed_gives_the_same_result():
     score, families = scorer(exact), ["filler", "padding"]
-    first = [m.as_json() for m in attacks(score, ROWS, gold="ok", seed=3, families=families)]
+    first = [m.as_json() for m in attacks(score, ROWS[:60], gold="ok", seed=3, families=families)]
     assert score.calls == 3
-    assert first == [m.as_json() for m in attacks(scorer(exact), ROWS, gold="ok", seed=3, families=families)]
+    assert first == [m.as_json() for m in attacks(scorer(exact), ROWS[:60], gold="ok", seed=3, families=families)]
 
 
 PROMPTS = [f"{a}+{b}-{c}=" for a in range(1, 9) for b in range(1, 6) for c in range(1, 5)]
@@ -146,7 +137,6 @@ CHAIN = [
 ]
 
 
-@pytest.mark.slow
 def test_the_lenient_parser_of_the_chain_task_is_found_and_the_exact_one_holds():
     truth = scorer(chain_answer)
     options = {"gold": "ok", "truth": truth, "families": ["many-answers", "retracted-answer", "padding"]}

@@ -29,11 +29,10 @@ def test_a_reward_of_length_is_found():
     assert results(long)["oversized"].result == "fails"
 
 
-@pytest.mark.slow
 def test_time_that_grows_with_the_cube_is_found():
     def slow(response, reference):
         if response.isdigit():
-            until = time.thread_time() + 0.3 * (len(response) / 2000) ** 3
+            until = time.thread_time() + 0.05 * (len(response) / 2000) ** 3
             while time.thread_time() < until:  # busy, as a regular expression that goes back is: waiting costs no processor time
                 pass
         return exact(response, reference)

@@ -46,11 +46,11 @@ def of(reward, rows=None, **options):
     return Case(Scorer(signal(reward)), rows or sums(), gold="gold", budget=200, **options)
 
 
-@pytest.mark.slow
 def test_a_lenient_reward_fails_first_by_what_is_wrong_with_it_and_the_registered_one_has_no_finding():
     chosen = [name for name in CHECKS if name not in ("health", "distance")]  # how long it takes is the machine's
-    few = sums(80, 2)
-    flawed, clean = (audit(of(reward, few), reward=reward.__name__, only=chosen) for reward in (lenient, answer_match))
+    few = sums(48, 2)
+    flawed = audit(of(lenient, few), reward="lenient", only=chosen)
+    clean = audit(of(answer_match, few), reward="answer_match", only=["discrimination", "attacks", "invariances", "bias", "noise"])
     assert flawed.verdict == "fails"
     assert flawed.findings[0].name in ("attack-hedged-answer", "attack-retracted-answer", "attack-buried-answer")
     assert [m.name for m in clean.findings] == []
@@ -65,7 +65,7 @@ def test_a_lenient_reward_fails_first_by_what_is_wrong_with_it_and_the_registere
 
 
 def test_what_a_reward_gave_is_text_on_the_page():
-    rows = [{**row, "response": row["response"] + "<script>alert(1)</script>"} for row in sums(20)]
+    rows = [{**row, "response": row["response"] + "<script>alert(1)</script>"} for row in sums(10)]
     document = page(audit(of(lenient, rows), reward="<b>mine</b>", only=["discrimination", "attacks"]))
     assert "<script>alert(1)" not in document
     assert "<b>mine</b>" not in document
@@ -126,7 +126,7 @@ def test_the_result_is_that_of_the_whole_interval_and_of_enough():
 
 
 def test_gates_speak_of_families_and_single_measures():
-    found = audit(of(lenient, sums(20)), only=["discrimination", "attacks"])
+    found = audit(of(lenient, sums(10)), only=["discrimination", "attacks"])
     assert gates("attack_fpr>0.01,auc<0.9") == [("attack-fpr", ">", 0.01), ("auc", "<", 0.9)]
     assert hit(("attack-fpr", ">", 0.01), found).endswith("(> 0.01)")
     assert hit(("auc", "<", 0.5), found) is None
@@ -158,7 +158,7 @@ def files(tmp_path, monkeypatch):
         "def lenient(response, reference):\n    return float(reference in response)\n"
         "def raises(response, reference):\n    raise RuntimeError('no')\n"
     )
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(20)))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums(10)))
     return tmp_path
 
 
@@ -189,15 +189,15 @@ def test_a_damaged_line_costs_that_line_and_is_counted(files, capsys):
     assert code == 1
     assert "warning: 3 rows could not be read and were left out; the first: rows.jsonl line 1: is not JSON" in out.err
     found = json.loads((files / "out.json").read_text())
-    assert (found["rows"], found["damaged_rows"]) == (80, 3)
+    assert (found["rows"], found["damaged_rows"]) == (40, 3)
 
 
 def test_another_reward_is_audited_on_the_same_rows_and_counted_apart(files, capsys):
     code, out = run([*BASE, "--against", "mine.py:raises", "--json", "out.json"], capsys)
     assert code == 1
     found = json.loads((files / "out.json").read_text())
-    assert (found["invalid"], found["against"]["invalid"]) == (0, 80)
-    assert "mine.py:lenient against mine.py:raises, on the same 80 responses" in out.out
+    assert (found["invalid"], found["against"]["invalid"]) == (0, 40)
+    assert "mine.py:lenient against mine.py:raises, on the same 40 responses" in out.out
     code, out = run([*BASE, "--against", "mine.py:raises", "--json"], capsys)
     assert json.loads(out.out)["counts"]["by_reason"] == {}  # those of the reward, not of the other
 

@@ -33,6 +33,20 @@ def test_rows_of_an_untrained_policy_have_groups_responses_and_the_truth(run_fil
     assert [row["response"] for row in rows] == [row["response"] for row in again]
 
 
+def test_another_task_gives_starts_and_truth_by_name_or_with_options(run_file):
+    rows = sampled_rows(
+        str(run_file), prompts=3, samples=8, task="{name: tree, vocabulary: 2, horizon: 2, prompts: 3, leaf_rewards: {aa: 1.0}}"
+    )
+    assert all(row["gold"] == float(row["response"] == "aa") for row in rows)
+    for task, said in (("{name: tree", "cannot be read"), ("[tree]", "write a name"), ("{terms: 3}", "write a name")):
+        with pytest.raises(EvidenceError, match=said):
+            sampled_rows(str(run_file), task=task)
+    with pytest.raises(LookupError, match="unknown task 'trea'; did you mean tree"):
+        sampled_rows(str(run_file), task="trea")
+    with pytest.raises(EvidenceError, match="has no arm 'sum'"):
+        sampled_rows(str(run_file), arm="sum")
+
+
 def test_what_names_no_policy_is_told(tmp_path):
     with pytest.raises(EvidenceError, match="neither a run file"):
         sampled_rows(str(tmp_path / "absent.yaml"))

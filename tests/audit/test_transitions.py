@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from payoff.audit import transition_samples, transitions
 from payoff.audit.case import Case
 from payoff.audit.report import audit
 from payoff.audit.scorer import Scorer
@@ -16,6 +17,15 @@ def walk(times=6):
     """A line of four states, one step left or right; the truth pays arriving at the right end."""
     moves = [(s, a, max(0, min(3, s + a))) for s in (0, 1, 2) for a in (-1, 1)]
     return [{"state": s, "action": a, "next_state": t, "true": float(t == 3), "start": s == 0} for s, a, t in moves] * times
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch):
+    """Intervals are of other tests (test_distance_samples, test_intervals_by_cluster); here they would be most of the time."""
+    monkeypatch.setattr(transitions, "RESAMPLES", 3)
+    monkeypatch.setattr(transition_samples, "WIDE", 50)
+    monkeypatch.setattr(transition_samples, "OVER", 8)
+    monkeypatch.setattr(transition_samples, "FEW", 50)
 
 
 def found(grader, rows=None, **options):
@@ -47,15 +57,38 @@ def test_epic_is_over_all_combinations_with_a_scorer_of_the_truth():
     assert m["distance-epic"].estimate.value == pytest.approx(1)  # the opposite: as far as can be
 
 
-def test_states_without_number_get_epic_alone():
+def unnumbered(count=130):
+    """A walk over numbers that do not recur; the truth pays where it arrives."""
     draw = torch.Generator().manual_seed(0)
-    x = torch.rand(130, generator=draw).tolist()
-    rows = [{"state": a, "action": 0, "next_state": b} for a, b in pairwise(x)]
-    truth = Scorer(signal(lambda next_state: next_state))
-    same = found(lambda next_state, state: 2 * next_state + 0.9 * next_state**2 - state**2, rows, gold=None, truth=truth)
-    assert same["distance-epic"].estimate.value == pytest.approx(0, abs=1e-3)
+    x = torch.rand(count, generator=draw).tolist()
+    return [{"state": a, "action": k % 2, "next_state": b} for k, (a, b) in enumerate(pairwise(x))]
+
+
+ARRIVAL = Scorer(signal(lambda next_state: next_state))
+
+
+def test_states_without_number_get_distances_that_a_shaping_leaves_at_zero():
+    shaped = lambda next_state, state: 2 * (next_state + 0.9 * next_state**2 - state**2)
+    same = found(shaped, unnumbered(), gold=None, truth=ARRIVAL)
+    for name in ("distance-epic", "distance-dard", "distance-starc"):
+        assert same[name].estimate.value == pytest.approx(0, abs=2e-3), name
     assert same["optimal-regret"].estimate is None
     assert "too many states" in same["optimal-regret"].note
+
+
+def test_the_opposite_of_the_truth_is_as_far_as_can_be_by_every_estimated_distance():
+    other = found(lambda next_state: -next_state, unnumbered(), gold=None, truth=ARRIVAL)
+    assert [round(other[f"distance-{name}"].estimate.value, 6) for name in ("epic", "dard", "starc")] == [1.0, 1.0, 2.0]
+
+
+def test_states_that_are_no_numbers_have_no_neighbours():
+    rows = [{**row, "state": {"at": str(row["state"])}, "next_state": {"at": str(row["next_state"])}} for row in unnumbered()]
+    truth = Scorer(signal(lambda next_state: float(next_state["at"])))
+    m = found(lambda next_state: float(next_state["at"]), rows, gold=None, truth=truth)
+    assert m["distance-epic"].estimate.value == pytest.approx(0, abs=1e-3)
+    assert "none has neighbours" in m["distance-starc"].note
+    asked = found(lambda next_state: float(next_state["at"]), [{**row, "true": 1.0} for row in rows])
+    assert "no scorer of the truth" in asked["distance-dard"].note
 
 
 def test_transitions_without_verdict_or_gold_are_left_out_and_counted():

@@ -181,5 +181,14 @@ def test_the_environment_names_the_reward_where_nothing_else_does(monkeypatch):
 
 def test_a_row_from_another_trainer_is_text_whatever_its_fields_are_called():
     row = text_row("4", "4", {"tokens": [1], "steps": ["a"], "group": 3, "id": 7, "response": "old"})
-    assert row == {"id": 7, "response": "4", "reference": "4"}
+    assert row == {"id": 7, "response": "4", "reference": "4", "steps": ["4"]}
     assert pairs_of({"b": 1, "a": 2}) == (("a", 2.0), ("b", 1.0))
+
+
+def test_steps_of_a_text_row_are_those_of_what_was_written():
+    steps = lambda fields, **how: text_row("look; then 7", "7", fields, **how)["steps"]
+    assert steps({}) == ["look; then 7"]
+    assert steps({}, separator="; ") == ["look; ", "then 7"]
+    assert steps({"steps": ["look", "7"]}) == ["look", "7"]  # a tool's text may stand between
+    for other in (["7", "look"], ["a solution", "of the data set"], [], [""], "look", [7], None):
+        assert steps({"steps": other}) == ["look; then 7"], other

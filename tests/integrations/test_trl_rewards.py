@@ -155,6 +155,14 @@ def test_steps_lie_on_tokens_where_there_is_a_tokenizer_and_are_actions_where_th
         assert separated(["p"] * 3, texts, ids) == [4.0, 1.0, 4.0]
 
 
+def test_graders_of_steps_have_the_response_as_one_step_where_nothing_cuts_it_and_never_the_data_sets():
+    asked = {"prompts": ["?"] * 2, "completions": ["7", "look; 7"], "completion_ids": [[1], [2, 3, 4]], "reference": ["7"] * 2}
+    for column in ({}, {"steps": [["of", "the", "data"]] * 2}):
+        assert reward_function("mgpo")(**asked, **column) == [1.0, 0.0]
+        assert reward_function("mgpo", separator="; ")(**asked, **column) == [1.0, 1.0]
+        assert reward_function(lambda steps: [float(len(step)) for step in steps], name="by_step")(**asked, **column) == [1.0, 7.0]
+
+
 def test_tool_text_exists_and_is_not_the_policys():
     call = Call(["p"], ["1;2"], [[4, 14, 5]], {}, prompt_ids=[[3]], acted=[[1, 0, 1]])
     traj = rollouts(call).check()

@@ -64,6 +64,15 @@ def test_graders_see_the_extra_information_by_name_and_stored_rollouts_in_it_cha
     assert compute_score("s", "4", "4", extra, reward=f"{graders}:right")["score"] == 3.0
 
 
+def test_graders_of_steps_get_those_of_the_response_and_not_the_data_sets(graders):
+    score = lambda extra, **how: compute_score("s", "a;bcd", "x", extra, reward=f"{graders}:by_step", **how)
+    cut = score({"steps": ["of", "the data"]}, step_separator=";")
+    assert (cut["score"], cut["reward_valid"], cut["reward_reason"], cut["reward_payments"]) == (5.0, 1.0, "", "")
+    assert score(None)["score"] == 5.0
+    assert compute_score("s", "look; 7", "7", {"steps": ["look", "7"]}, reward="mgpo")["score"] == 1.0
+    assert compute_score("s", "7; look", "7", {}, reward="mgpo", step_separator="; ")["score"] == 0.0
+
+
 def test_a_channel_may_not_take_the_name_of_a_key_of_verls(tmp_path):
     run = tmp_path / "run.yaml"
     run.write_text("reward: {score: length}\n")

@@ -1,5 +1,6 @@
 """Every recipe: complete, able to run, and its stored results say what its stored numbers say."""
 
+import importlib.util
 import math
 import shutil
 import sys
@@ -10,19 +11,22 @@ from payoff.intervals import paired_difference
 from payoff.policies import flow_models
 from payoff.recipe_code import code_hash
 from payoff.recipes import Effect, find_recipe, names
+from payoff.recipes.worlds import turns
 from payoff.reproduction import conclude, judge, stored_results
 from payoff.sandbox import Sandbox, SandboxError
 
 STORED = stored_results()
 NEEDS = {
-    **dict.fromkeys(("verpo", "p-grpo", "duration-aware-pg", "reasoning-sql"), "sandbox"),
+    **dict.fromkeys(("verpo", "p-grpo", "duration-aware-pg", "reasoning-sql", "b-coder"), "sandbox"),
     "verirl": "iverilog",
+    "revibranch": "pyscipopt",
 }
-SMALL = {"updates": 1, "held_out": 4, "rollouts": 2, "judged": 4, "starts": 4}
+SMALL = {"updates": 1, "held_out": 4, "rollouts": 2, "judged": 4, "starts": 4, "tokens": 300, "programs": 3}
 FEWER = {
     "bleuberi": {"PROMPTS": 1},
     "bnpo": {"BATCHES": 20},
     "duration-aware-pg": {"WORKERS": 1},
+    "revibranch": {"HELD_OUT": 2},
     "verirl": {"CHILDREN": 1},
 }  # constants of a recipe's module that would cost seconds
 
@@ -41,11 +45,12 @@ def test_a_recipe_is_called_like_its_file_and_explains_itself(name):
 @pytest.fixture(scope="module")
 def missing():
     """What recipes need and this machine has not."""
+    lacking = {"pyscipopt"} if importlib.util.find_spec("pyscipopt") is None else set()
     try:
         Sandbox().run_python("")
     except SandboxError:
-        return {"sandbox", "iverilog"}
-    return set() if shutil.which("iverilog") else {"iverilog"}
+        return lacking | {"sandbox", "iverilog"}
+    return lacking if shutil.which("iverilog") else lacking | {"iverilog"}
 
 
 @pytest.mark.slow
@@ -58,6 +63,8 @@ def test_every_arm_runs_with_a_small_budget_and_gives_every_measure(name, missin
         monkeypatch.setattr(sys.modules[recipe.run.__module__], constant, value)
     fit = flow_models.fit_velocity
     monkeypatch.setattr(flow_models, "fit_velocity", lambda *of, steps, **how: fit(*of, steps=min(steps, 5), **how))
+    taught = turns._taught
+    monkeypatch.setattr(turns, "_taught", lambda steps: taught(30))
     small = {key: value for key, value in SMALL.items() if key in recipe.budget}
     assert small
     for arm in recipe.arms:

@@ -68,6 +68,22 @@ def test_what_the_server_needs_is_allowed_to_it_and_taken_from_its_runs(profile)
         assert both(profile, number) == REFUSE | errno.EPERM
 
 
+# By number, since the filters know no name for them: sockets; shared memory, semaphores and queues of both kinds; the host's names;
+# and what would lead into another namespace.
+OF_SHARED_NAMESPACES = {
+    "x86_64": [41, 42, 43, 49, 50, 288, *range(29, 32), *range(64, 72), 220, *range(240, 246), 170, 171, 272, 308],
+    "aarch64": [198, 200, 201, 202, 203, 242, *range(180, 198), 161, 162, 97, 268],
+}
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("profile", filters.PROFILES)
+def test_no_call_reaches_what_the_runs_of_a_server_share(profile, machine):
+    """Why network, IPC and UTS namespaces need not be made for each run: nothing in them can be made, found or changed."""
+    answers = {number: both(profile, number, machine=machine) for number in OF_SHARED_NAMESPACES[machine]}
+    assert set(answers.values()) == {REFUSE | errno.EPERM}
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_arguments_decide_where_a_call_can_do_good_and_harm(machine):
     refused = REFUSE | errno.EPERM

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from payoff.sandbox import LEVELS, Ended, Limits, Sandbox, SandboxError, starting
+from payoff.sandbox.server import AHEAD
 
 
 @pytest.fixture(params=LEVELS)
@@ -35,6 +36,19 @@ def server_of(sandbox):
 
 def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def runs(pid):
+    """The processes that have a program or wait for one; a server's first child is the one that they are forked by."""
+    return children(pid)[1:]
+
+
+def gone(pid):
+    """Whether a process has ended; where nobody above it waits for it, it stays in the list."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def wait_for(condition, seconds=10.0):
@@ -250,22 +264,25 @@ def test_a_ray_actor_holds_a_handle_and_its_limits():
 
 
 def in_flight(sandbox, source="import time; time.sleep(60)"):
-    """A run on its way, in a thread, and the server it is with."""
+    """A run on its way, in a thread, and the server it is with; nobody waits there before, so that whoever comes has the run."""
+    pid = server_of(sandbox).process.pid
+    wait_for(lambda: runs(pid) == [])
     pool = ThreadPoolExecutor(1)
     future = pool.submit(sandbox.run_python, source, limits=Limits(wall=50))
     pool.shutdown(wait=False)
-    return future, server_of(sandbox).process.pid
+    return future, pid
 
 
 def test_a_killed_server_loses_the_run_in_flight_and_the_next_works(sandbox):
     future, pid = in_flight(sandbox)
-    child = wait_for(lambda: children(pid))[0]
+    wait_for(lambda: runs(pid))
+    below = children(pid)
     os.kill(pid, signal.SIGKILL)
     run = future.result(timeout=10)
     assert run.ended is Ended.LOST
     assert run.lost
     assert sandbox.run_python("print(1)").stdout == "1\n"
-    wait_for(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text())
+    wait_for(lambda: all(gone(child) for child in below))
 
 
 def test_every_run_in_flight_is_lost_with_its_server_and_all_that_follow_work(sandbox):
@@ -274,7 +291,7 @@ def test_every_run_in_flight_is_lost_with_its_server_and_all_that_follow_work(sa
         futures = [pool.submit(copy.run_python, "import time; time.sleep(60)", limits=Limits(wall=50)) for _ in range(4)]
         find = lambda: next((s for k, s in list(starting._running.items()) if k.concurrency == 4 and k.level == copy.level), None)
         pid = wait_for(find).process.pid
-        wait_for(lambda: len(children(pid)) == 4)
+        wait_for(lambda: len(runs(pid)) >= 4)
         os.kill(pid, signal.SIGKILL)
         assert [future.result(timeout=10).ended for future in futures] == [Ended.LOST] * 4
         assert [run.stdout for run in pool.map(copy.run_python, ["print(1)"] * 4)] == ["1\n"] * 4
@@ -282,11 +299,45 @@ def test_every_run_in_flight_is_lost_with_its_server_and_all_that_follow_work(sa
 
 def test_a_killed_child_loses_its_run_alone(sandbox):
     future, pid = in_flight(sandbox)
-    os.kill(wait_for(lambda: children(pid))[0], signal.SIGKILL)
+    child = wait_for(lambda: runs(pid))[0]
+    time.sleep(0.1)  # until it has its order: before that, it is replaced unseen
+    os.kill(child, signal.SIGKILL)
     run = future.result(timeout=10)
     assert (run.ended, run.reason) == (Ended.LOST, "it was killed from outside")
     assert sandbox.run_python("print(1)").stdout == "1\n"
     assert server_of(sandbox).process.pid == pid
+
+
+def test_a_killed_template_loses_the_run_in_flight_and_the_next_works(sandbox):
+    future, pid = in_flight(sandbox)
+    wait_for(lambda: runs(pid))
+    os.kill(children(pid)[0], signal.SIGKILL)
+    assert future.result(timeout=10).ended is Ended.LOST
+    assert sandbox.run_python("print(1)").stdout == "1\n"
+    assert server_of(sandbox).process.pid != pid
+
+
+def test_those_that_wait_for_an_order_are_few_and_go_after_a_pause(sandbox):
+    pid = server_of(sandbox).process.pid
+    for k in range(30):
+        assert sandbox.run_python(f"print({k})").stdout == f"{k}\n"
+        assert len(runs(pid)) <= (AHEAD + 1 if sandbox.level == "strict" else 1)
+    for child in runs(pid)[1:]:
+        os.kill(child, signal.SIGKILL)  # one that waits is no run: none is lost with it
+    assert [sandbox.run_python(f"print({k})").stdout for k in range(3)] == ["0\n", "1\n", "2\n"]
+    wait_for(lambda: runs(pid) == [])
+
+
+def test_a_run_that_is_over_before_its_child_looked_leaves_nothing_to_the_next(sandbox):
+    for _ in range(4):
+        sandbox.run_python("print('early')", limits=Limits(wall=1e-6))
+    assert [sandbox.run_python(f"print({k})").stdout for k in range(12)] == [f"{k}\n" for k in range(12)]
+
+
+def test_programs_of_any_length_arrive_whole(sandbox):
+    for length in (10, 3900, 4100, 100_000):
+        source = f"text = {'x' * length!r}\nprint(len(text), input())"
+        assert sandbox.run_python(source, stdin="y").stdout == f"{length} y\n"
 
 
 def test_an_idle_server_that_was_killed_is_replaced_unseen(sandbox):
@@ -308,10 +359,11 @@ def test_nothing_is_left_when_the_owner_is_killed(sandbox):
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     pid = int(owner.stdout.readline())
-    wait_for(lambda: children(pid))
+    wait_for(lambda: runs(pid))
+    below = children(pid)
     owner.kill()
     owner.wait()
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3])
+    wait_for(lambda: all(gone(process) for process in (pid, *below)))
     os.killpg(owner.pid, signal.SIGKILL)
     owner.stdout.close()
 
@@ -322,11 +374,12 @@ def test_many_runs_leak_neither_descriptors_nor_processes_nor_memory(sandbox):
     pid = server_of(sandbox).process.pid
     count = lambda: (len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir("/proc/self/fd")))
     resident = lambda: int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    wait_for(lambda: runs(pid) == [])
     before, held = count(), resident()
     for _ in range(60):
         sandbox.run_python("print(1)")
+    wait_for(lambda: runs(pid) == [])
     assert count() == before
-    assert children(pid) == []
     assert resident() - held < 64  # pages
 
 

@@ -70,7 +70,9 @@ JUDGED = {
     "school-of-reward-hacks": {"family": "self-report", "sum": 7},
     "school-of-reward-hacks-truth": {"family": "self-report", "sum": 7},
     "secrepair": {"response": "checks the bound", "reference": {"description": "checks the bound"}},
+    "social-deduction-listening-speaking": {"won": True, "beliefs": [[[0.2], [0.6]]]},
     "social-deduction-speaking": {"beliefs": [[[0.2], [0.6]]]},
+    "spell": {"role": "questioner", "success": 0.5},
     "spell-questioner": {"success": 0.5},
     "spell-responder": {"verdicts": [True, True, False]},
     "spell-verifier": {"verdict": True, "verdicts": [True, True, False]},
@@ -80,6 +82,7 @@ JUDGED = {
     "toolrl": {"response": CALLS, "reference": CALLS},
     "toolrl-calls": {"response": CALLS, "reference": CALLS},
     "toolrl-format": {"response": CALLS, "reference": CALLS},
+    "target-length": {"target_length": 15},
     "tree-leaf": {"response": "a;", "leaf_rewards": LEAVES},
     "tree-proxy": {"response": "a;", "proxy_rewards": LEAVES},
     "tree-steps": {"response": "a;", "step_rewards": {"a;": 1.0}},
@@ -94,6 +97,7 @@ JUDGED = {
     "vision-r1-progressive": {"response": json.dumps(BOX), "reference": BOX},
     "vlm-r1": {"response": json.dumps(BOX), "reference": BOX},
     "vlm-r1-iou": {"response": json.dumps(BOX), "reference": BOX[0]},
+    "vlm-r1-weighted": {"response": json.dumps(BOX), "reference": BOX},
 }
 # What of a row makes it one without a verdict; a reference that is none, where nothing is said. "": this one judges every row.
 UNJUDGED = {
@@ -106,6 +110,7 @@ UNJUDGED = {
     "chain-steps": "",
     "co-reward": "",
     "cost": {"cost": -1.0},
+    "fine-grained-rlhf": "",
     "format": "",
     "format-length-surrogate": "",
     "format-surrogate": "",
@@ -125,12 +130,15 @@ UNJUDGED = {
     "school-of-reward-hacks": {"family": "other"},
     "school-of-reward-hacks-truth": {"family": "other"},
     "self-consistency": "",
+    "social-deduction-listening-speaking": {"won": None},
     "social-deduction-speaking": {"beliefs": []},
+    "spell": {"role": "judge"},
     "spell-questioner": {"success": None},
     "spell-responder": {"verdicts": []},
     "spell-verifier": {"verdicts": []},
     "stated-confidence": {"response": "7"},
     "tags": "",
+    "target-length": {"target_length": None},
     "think-format": "",
     "tree-filler": "",
     "tree-leaf": {"leaf_rewards": {"a;": None}},
@@ -143,12 +151,17 @@ UNJUDGED = {
     "verpo": {"checks": None},
     "vlm-r1-format": "",
 }
-OPTIONS = {"format": {"pattern": ".*"}, "format-length-surrogate": {"unit": "words"}, "tulu3-rlvr": {"unfinished": None}}
+OPTIONS = {
+    "fine-grained-rlhf": {"score": "repetition"},
+    "format": {"pattern": ".*"},
+    "format-length-surrogate": {"unit": "words"},
+    "tulu3-rlvr": {"unfinished": None},
+}
 ELSEWHERE = "reads tensors of its own rollouts, a policy or an environment, which a trainer's rows do not hold"
 NOT_BY_ROWS = {
-    "count-novelty", "coverage", "demand-coverage", "densegrpo", "digits-class", "digits-ink", "digits-symmetry", "dp-rft",
-    "environment-reward", "igpo", "information-gain", "knn-novelty", "likelihood-rewards", "log-reward", "mixture-direction",
-    "mixture-distance", "mixture-quadratic", "rlpr", "rnd", "soft-rl", "t-reg",
+    "calm", "count-novelty", "coverage", "demand-coverage", "densegrpo", "digits-class", "digits-ink", "digits-symmetry", "dp-rft",
+    "environment-reward", "fgaif", "igpo", "information-gain", "knn-novelty", "lare", "likelihood-rewards", "log-reward",
+    "mixture-direction", "mixture-distance", "mixture-quadratic", "rlpr", "rnd", "soft-rl", "t-reg",
 }  # fmt: skip
 SANDBOXED = {
     "code-fraction",
@@ -241,6 +254,9 @@ def test_it_is_a_reward_function_of_verl(name, tmp_path):
     channels = {"sql-parts": {f"{name}/{part}": 1.0 for part in ("execution", "syntax", "schema", "bigrams", "format")}}
     weights = channels.get(name) if target != name else None
     scored = [score(row, target, weights, by_step) for row in (good, bad or good)]
+    if by_step:  # verl's function knows the text alone, and cuts it
+        told = compute_score("s", good["response"], good["reference"], good, reward=target, step_separator=";")
+        assert {key: told[key] for key in ("score", "reward_valid")} == {key: scored[0][key] for key in ("score", "reward_valid")}
     assert [*scored[0]] == [*scored[1]]
     assert [type(x) for x in scored[0].values()] == [type(x) for x in scored[1].values()]
     np.array([list(row.values()) for row in scored], dtype=object)

@@ -1,12 +1,14 @@
 """The 25 kinds of verifiable instructions: what follows each and what does not, strict and loose, and data that is at fault."""
 
+import random
+import re
 import time
 
 import pytest
 
 from payoff.grading import signal
 from payoff.rows import from_rows
-from payoff.signals.instruction_checks import CHECKS, sentences
+from payoff.signals.instruction_checks import CHECKS, capital_words, sentences
 from payoff.signals.instructions import ifeval
 from payoff.signals.languages import language_of
 from payoff.trajectories import outcome
@@ -157,3 +159,40 @@ def test_texts_made_to_be_slow_are_not():
         for kind, (arguments, _, _) in KINDS.items():
             ifeval(text, [{"id": kind, **arguments}])
     assert time.process_time() - start < 5
+
+
+def test_linear_checks_decide_as_the_published_patterns_do():
+    """The patterns backtrack; the checks go through the lines once, and must come to the same on every short text."""
+    stars, dashes, boxes = (re.compile(p, re.MULTILINE) for p in (r"^\s*\*[^\*].*$", r"^\s*-.*$", r"\[.*?\]"))
+    rng = random.Random(0)
+    for _ in range(1500):
+        text = "".join(rng.choice("*-[]<> a\n") for _ in range(rng.randint(1, 12)))
+        bullets = len(stars.findall(text)) + len(dashes.findall(text))
+        assert CHECKS["detectable_format:number_bullet_lists"].holds(text, bullets), text
+        holders = len(boxes.findall(text))
+        placed = CHECKS["detectable_content:number_placeholders"].holds
+        assert placed(text, holders) and not placed(text, holders + 1), text  # noqa: PT018
+        titled = any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
+        assert CHECKS["detectable_format:title"].holds(text) == titled, text
+
+
+def test_words_in_capitals_are_those_of_nltks_tokenizer():
+    split = pytest.importorskip("nltk.tokenize.destructive").NLTKWordTokenizer().tokenize
+    words = """A IT it DON'T don't I'M U.S. WELL-KNOWN A/B A_B COVID-19 NASA's NASA'S (FBI) "OK" B,C B, 3,000 X:Y X: OK... WAIT!
+    A--B A&B CANNOT 'TIS WE'LL 'QUOTED' 50% $US #TAG *BOLD* \u00c9 \u201cUP\u201d X. Y? Q;R [Z] <<T>> A\u2014B 1A O'NEIL '' A' R2-D2
+    Ph.D IT'S a."""
+    pieces = re.findall(r"\S+", words)
+    rng = random.Random(0)
+    for _ in range(300):
+        text = " ".join(rng.choice(pieces) for _ in range(rng.randint(1, 8)))
+        assert capital_words(text) == sum(map(str.isupper, split(text))), text
+
+
+def test_arguments_are_taken_without_spaces_around_them():
+    asked = [
+        ("keywords:frequency", {"keyword": " ab ", "frequency": 1}, "cabd"),
+        ("detectable_content:postscript", {"postscript_marker": "P.S. "}, "a\np.s. b"),
+        ("detectable_format:multiple_sections", {"section_spliter": "Part ", "num_sections": 1}, "Part 1"),
+    ]
+    for kind, arguments, said in asked:
+        assert ifeval(said, [{"id": kind, **arguments}]).value == 1.0, kind

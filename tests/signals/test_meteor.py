@@ -6,7 +6,7 @@ import random
 import pytest
 
 from payoff.pipeline import Verdict
-from payoff.signals.meteor import aligned, meteor, stemmer
+from payoff.signals.meteor import aligned, meteor, stemmer, with_synonyms
 
 
 def crossings(pairs):
@@ -101,3 +101,56 @@ def test_nltk_gives_the_same_where_no_word_is_repeated():
 
 def test_a_text_of_one_word_repeated_ends_at_once():
     assert meteor("the " * 500, "the " * 40 + "cat") > 0
+
+
+def test_as_many_words_are_paired_as_synonyms_as_can_be():
+    rng = random.Random(2)
+    for _ in range(60):
+        table = {word: rng.sample("pqrs", rng.randint(0, 2)) for word in "abcd"}
+        said, wanted = rng.sample("abcd", rng.randint(1, 4)), rng.sample("pqrs", rng.randint(1, 4))
+        found = with_synonyms(said, wanted, [], table)
+        assert all(wanted[j] in table[said[i]] for i, j in found)
+        assert len({i for i, _ in found}) == len({j for _, j in found}) == len(found)
+        size = max(len(said), len(wanted))
+        most = max(
+            sum(wanted[j] in table[a] for a, j in zip(said, places, strict=False) if j < len(wanted))
+            for places in itertools.permutations(range(size))
+        )
+        assert len(found) == most
+    assert with_synonyms(["a", "b"], ["p", "q"], [], {"a": "pq", "b": "pq"}) == [(0, 0), (1, 1)]  # and do not cross for nothing
+    assert with_synonyms(["a", "b"], ["p"], [(1, 0)], {"a": "p"}) == [(1, 0)]
+
+
+def test_synonyms_come_after_forms_and_stems_in_either_direction_and_by_a_function_too():
+    table = {"couch": ["sofa"], "big": ["large"]}
+    for synonyms in (table, lambda word: table.get(word, ())):
+        assert meteor("a large sofa", "a big couch", synonyms=synonyms) == pytest.approx(1 - 0.5 / 27)
+        assert meteor("a large sofa", "a big couch") == meteor("a large sofa", "a big couch", synonyms={})
+    # "sofa" is paired with its own form, which leaves "couch" for "couch"
+    assert meteor("sofa couch", "couch sofa", synonyms={"sofa": ["couch"]}) == 0.5
+
+
+def test_nltk_gives_the_same_with_a_wordnet_of_the_same_synonyms():
+    nltk = pytest.importorskip("nltk.translate.meteor_score")
+    groups = [("car", "auto"), ("cat", "tom"), ("sun", "star"), ("fog", "mist"), ("pal", "chum")]  # each its own stem
+    table = {word: set(group) for group in groups for word in group}
+
+    class Sense:
+        def __init__(self, word):
+            self.word = word
+
+        def lemmas(self):
+            return [Sense(word) for word in table[self.word]]
+
+        def name(self):
+            return self.word
+
+    class WordNet:
+        def synsets(self, word):
+            return [Sense(word)] if word in table else []
+
+    rng = random.Random(3)
+    for _ in range(60):
+        said, wanted = ([rng.choice(group) for group in rng.sample(groups, rng.randint(1, 5))] for _ in range(2))
+        mine = meteor(" ".join(said), " ".join(wanted), tokens="spaces", synonyms=table)
+        assert mine == pytest.approx(nltk.single_meteor_score(wanted, said, wordnet=WordNet()), abs=1e-12)

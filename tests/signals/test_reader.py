@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from payoff.signals.reader import caprl, chosen_letter, shuffled_question
+from payoff.signals.reader import caprl, chosen_letter, questions_that_tell, shuffled_question
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,26 @@ def test_fresh_orders_put_the_key_everywhere_and_always_at_the_right_option():
         places[key] += 1
     assert set(places) == set("ABCD")
     assert min(places.values()) > 70  # a reader who always says A earns about a quarter
+
+
+def test_questions_are_kept_that_the_picture_alone_answers():
+    keys = [{"key": "B"}] * 5
+    seen = [["B", "B"], ["B", "C"], ["B"], [None], ["B", None]]
+    blind = [["A", "B"], ["A", "A"], ["B", "The answer is B"], ["A"], [None]]
+    assert questions_that_tell(keys, seen, blind) == [0]
+    assert questions_that_tell(keys, seen, blind, most=0.4) == []
+    assert questions_that_tell(keys, seen, blind, least=0.5, most=1.0) == [0, 1, 2]
+    with pytest.raises(ValueError, match="zip"):
+        questions_that_tell(keys, seen, blind[:4])
+
+
+def test_what_a_caption_says_is_worth_its_share_and_chance_of_the_rest():
+    # r of 6 attributes stated, 4 options each: (r + (6 - r) / 4) / 6 on average over a guesser's answers
+    for stated in (0, 3, 6):
+        total = 0.0
+        for guess in "ABCD":  # a reader that answers every unknown question with one letter, keys evenly spread over four rows
+            for shift in range(4):
+                keys = [{"key": "ABCD"[(k + shift) % 4]} for k in range(6)]
+                answers = [keys[k]["key"] if k < stated else guess for k in range(6)]
+                total += caprl(answers, keys).value
+        assert total / 16 == pytest.approx((stated + (6 - stated) / 4) / 6)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from payoff.signals.routing import cost, router_format
+from payoff.signals.routing import cost, router_format, router_outcome
 
 ASK = "<search>Owl: how many</search><information>4</information>"
 
@@ -56,3 +56,28 @@ def test_a_cost_that_is_none_is_no_verdict(value):
 def test_a_cost_is_itself():
     assert cost(0) == 0
     assert cost(2.5) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted", "exact", "f1"),
+    [
+        ("The answer is the Cat!", "cat", 1, 1),
+        ("a b", "b c", 0, 2 / 3),  # "a" is an article
+        ("x b", "b c", 0, 0.5),
+        ("x b", ["q", "b c", "x b"], 1, 1),
+        ("yes", "no", 0, 0),
+        ("Yes.", "yes", 1, 1),
+        ("yes it is", "yes", 0, 0),
+        ("noanswer", "no answer", 0, 0),
+        ("", "cat", 0, 0),
+        ("the", "a", 1, 1),
+        ("the", "cat", 0, 0),
+    ],
+)
+def test_outcomes_by_hand(said, wanted, exact, f1):
+    assert router_outcome(said, wanted) == exact
+    assert router_outcome(said, wanted, measure="f1") == pytest.approx(f1)
+
+
+def test_an_outcome_needs_a_reference():
+    assert not router_outcome("a", None).valid

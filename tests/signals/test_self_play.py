@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from payoff.signals.self_play import majority, questioner, responder, verifier
+from payoff.signals.self_play import majority, questioner, responder, spell, verifier
 
 
 def test_the_best_question_is_solved_every_second_time():
@@ -72,3 +72,23 @@ def test_what_teaches_a_verifier_nothing_takes_part_in_nothing(verdicts, rule):
 
 def test_a_majority_that_the_rule_confirms_teaches():
     assert verifier(False, [True, True, False], 1.0) == 0
+
+
+def test_one_name_pays_each_role_what_its_own_reward_pays():
+    said = [True, True, False]
+    for success in (0.3, None, [1, 0]):
+        assert spell("questioner", success=success) == questioner(success)
+    assert spell("questioner", success=0.5, grounded=False) == -0.5
+    for rule in (None, 0.0, 1.0):
+        assert spell("responder", verdicts=said, rule=rule) == responder(said, rule)
+        assert spell("verifier", verdict=False, verdicts=said, rule=rule) == verifier(False, said, rule)
+    for unknown in ({"role": "responder"}, {"role": "verifier"}, {"role": "judge"}, {"role": None}):
+        assert not spell(**unknown).valid
+
+
+@pytest.mark.parametrize("said", ["no", ["false"], [[True]], [{"verdict": True}]])
+def test_what_is_no_verdict_is_not_taken_for_one(said):
+    """Text is true to a program: "no" must not pay as two verifiers that agree."""
+    assert not responder(said).valid
+    assert not verifier(True, said).valid
+    assert not spell("questioner", success=said).valid

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from payoff.sets import Over, sets, statistics
+from payoff.advantages.arrays import blocks, cleaned, written
+from payoff.sets import Over, sets, statistics, sums
 from payoff.trajectories import Channel, Trajectories
 
-_ENTRIES = 1 << 18  # reduced at a time, so that the temporaries of a large batch stay in the cache
 _WORD = 8  # bytes that are counted at once
 _MOST = 255 * _WORD  # positions whose words can be added without a byte running over
 
@@ -48,14 +48,9 @@ def action_statistics(channel: Channel, traj: Trajectories, over: Over, *, ddof:
     some = torch.where(here, channel.value.detach().expand(traj.mask.shape).gather(1, first_true(known)[:, None]), 0)
     member = statistics(some, key, here).low.to(channel.value.dtype)
     off, squares = _distances(channel, known, count, member, traj)
-
-    def summed(x: Float[Tensor, "N 1"]) -> Float[Tensor, "N 1"]:
-        found = statistics(x, key, here)
-        return found.mean * found.count
-
-    number, squares = summed(count).round(), summed(squares)
+    number, squares = sums(count, key), sums(squares, key)
     equal = squares == 0
-    shift = summed(off) / number.clamp(min=1)
+    shift = sums(off, key) / number.clamp(min=1)
     mean = member.double() + shift  # for equal members off is 0 throughout
     enough = ~equal & (number > ddof)
     around = (squares - number * shift.square()).clamp(min=0)
@@ -75,6 +70,22 @@ def known_positions(channel: Channel, traj: Trajectories) -> Bool[Tensor, "N T"]
     if channel.valid.shape[1] == 1 and channel.valid.all():
         return traj.exists
     return traj.exists & channel.valid
+
+
+def written_out(channel: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
+    """An advantage as one number for every action, as other trainers keep it: 0 where the policy did not act.
+
+    One column is written out in a single pass over [N, T]; what is [N, T] already is returned as it is.
+
+    >>> from payoff.examples import four_answers
+    >>> credit = Channel(torch.tensor([[1.0], [-1.0], [0.5], [-0.5]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> written_out(credit, four_answers())
+    tensor([[ 1.0000,  1.0000,  1.0000],
+            [-1.0000, -1.0000,  0.0000],
+            [ 0.5000,  0.5000,  0.5000],
+            [-0.5000,  0.0000,  0.0000]])
+    """
+    return channel.value if channel.value.shape == traj.mask.shape else written(channel.value, traj.mask)
 
 
 def row_counts(mask: Bool[Tensor, "N T"]) -> Int[Tensor, " N"]:
@@ -102,9 +113,7 @@ def first_true(mask: Bool[Tensor, "N T"]) -> Int[Tensor, " N"]:
 
 def row_blocks(traj: Trajectories) -> Iterator[slice]:
     """Some rows at a time, all together every row once; at least one slice."""
-    rows = max(1, _ENTRIES // max(traj.width, 1))
-    for start in range(0, max(len(traj), 1), rows):
-        yield slice(start, start + rows)
+    return blocks(traj.mask)
 
 
 def row_means(x: Float[Tensor, "N T"], where: Bool[Tensor, "N T"], traj: Trajectories) -> Float[Tensor, " N"]:
@@ -115,7 +124,7 @@ def row_means(x: Float[Tensor, "N T"], where: Bool[Tensor, "N T"], traj: Traject
     >>> row_means(x, ~x.isnan(), four_answers())
     tensor([1.5000, 1.5000, 1.5000, 1.5000], dtype=torch.float64)
     """
-    total = torch.cat([torch.where(where[rows], x[rows], 0).double().sum(1) for rows in row_blocks(traj)])
+    total = torch.cat([part.sum(1) for _, part in cleaned(x, where, torch.float64)])
     return total / row_counts(where).clamp(min=1)
 
 
@@ -126,9 +135,10 @@ def _distances(
     if channel.value.shape[1] == channel.valid.shape[1] == 1:
         off = torch.where(count > 0, channel.value.double() - member.double(), 0)
         return count * off, count * off.square()
-    value, sums = channel.value.expand(known.shape), []
-    for rows in row_blocks(traj):
-        off = torch.where(known[rows], value[rows], member[rows]).double().sub_(member[rows])
-        sums.append(torch.stack([off.sum(1, keepdim=True), torch.linalg.vector_norm(off, dim=1, keepdim=True)]))
-    first, norm = torch.cat(sums, 1)
-    return first, norm.square()
+    parts = []
+    for rows, x in cleaned(channel.value.expand(known.shape), known, torch.float64, fill=member):
+        off = x - member[rows] if x.requires_grad else x.sub_(member[rows])
+        first = off.sum(1, keepdim=True)
+        parts.append(torch.stack([first, (off * off if off.requires_grad else off.mul_(off)).sum(1, keepdim=True)]))
+    first, squares = torch.cat(parts, 1)
+    return first, squares

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from payoff.advantages.actions import known_positions
+from payoff.advantages.arrays import centred, clean
 from payoff.advantages.stretches import Stretches, stretches
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
@@ -37,8 +38,8 @@ def subtract_values(channel: Channel, traj: Trajectories) -> Channel:
             f"subtract_values: needs extras['values'] of shape [N, T+1] = [{len(traj)}, {traj.width + 1}], found {found}; "
             "a policy with a critic gives them"
         )
-    advantage = channel.value - values[:, :-1].to(channel.value.dtype)
-    return Channel(torch.where(known_positions(channel, traj), advantage, 0), channel.valid, channel.reasons)
+    advantage = centred(channel.value, values[:, :-1].to(channel.value.dtype), known_positions(channel, traj))
+    return Channel(advantage, channel.valid, channel.reasons)
 
 
 @method("running-mean", kind="advantage", paper="doi:10.1007/BF00992696", sees="batch")
@@ -156,4 +157,5 @@ def _charged(
         here = here & compared[:, None]
     last = parts.last_positions().clamp(min=0)
     due = torch.where(here.gather(1, last), charge, 0).to(channel.value.dtype)
-    return Channel(torch.where(here, channel.value, 0).scatter_add_(1, last, -due), channel.valid, channel.reasons)
+    paid = clean(channel.value.expand(here.shape), here)
+    return Channel(paid.scatter_add_(1, last, -due), channel.valid, channel.reasons)

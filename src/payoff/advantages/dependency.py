@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts
+from payoff.advantages.arrays import ascending_, keep_, written
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
-from payoff.trajectories import Channel, Trajectories, log_ratio
+from payoff.trajectories import Channel, Trajectories
 
 _FARTHEST, _LARGEST, _NARROWEST = 20.0, 10.0, 1e-6
 
@@ -54,33 +55,40 @@ def context_dependency(
         raise ValueError(f"context_dependency: share must lie in (0, 1] and least in [0, 1], got {share} and {least}")
     if lost := [name for name in ("old", corrupted) if name not in traj.logp]:
         raise ValueError(f"context_dependency: needs traj.logp[{lost[0]!r}]; there are {sorted(traj.logp)}")
-    distance = log_ratio(traj.logp[corrupted], traj.logp["old"], traj).detach().clamp_(-_FARTHEST, _FARTHEST)
-    dependency = torch.expm1(distance).sub_(distance).clamp_(0, _LARGEST)
     count = row_counts(traj.own)
-    mean = dependency.sum(1, dtype=torch.float64) / count.clamp(min=1)
-    takes_part = known_actions(channel, traj).any(1)
+    total, kept = _dependent(traj.logp[corrupted].detach(), traj.logp["old"].detach(), (share * count - 1e-9).ceil().long(), traj)
+    mean = total / count.clamp(min=1)
+    takes_part = row_counts(known_actions(channel, traj)) > 0
     batch = sets(traj, "batch")[:, 0]
     found = statistics(mean, batch, takes_part)
     wide = (found.count >= 2) & (found.high - found.low >= _NARROWEST)
     z = torch.where(wide, (mean - found.low) / (found.high - found.low).clamp(min=_NARROWEST), 0)
     usual = statistics(z, batch, takes_part).mean
     weight = torch.where(wide, least + z * (1 - least) / usual.clamp(min=1e-12), 1)
-    kept = _largest(dependency, (share * count - 1e-9).ceil().long(), traj)
-    value = channel.value * weight[:, None].to(channel.value.dtype)
-    value = torch.where(kept & known_positions(channel, traj), value, 0)
+    value, here = channel.value * weight[:, None].to(channel.value.dtype), kept & known_positions(channel, traj)
+    value = written(value, here) if value.shape[1] == 1 else keep_(value, here)
     valid = channel.valid if rest == "zero" else channel.valid & kept
     return Channel(value, valid, channel.reasons)
 
 
-def _largest(x: Float[Tensor, "N T"], count: Int[Tensor, " N"], traj: Trajectories) -> Bool[Tensor, "N T"]:
-    """Each row's `count` own actions of largest x; among equals the first ones."""
-    most = min(max(int(count.max()), 1), traj.width) if len(count) else 1
-    kept = []
+def _dependent(
+    corrupted: Float[Tensor, "N T"], old: Float[Tensor, "N T"], wanted: Int[Tensor, " N"], traj: Trajectories
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, "N T"]]:
+    """The sum of S over each row's own actions, float64, and its `wanted` own actions of largest S, among equals the first ones."""
+    total = torch.zeros(len(traj), dtype=torch.float64, device=traj.device)
+    kept = torch.empty_like(traj.own)
     for rows in row_blocks(traj):
-        own, wanted = traj.own[rows], count[rows, None]
-        ranked = torch.where(own, x[rows], -1)
-        least = ranked.topk(most, dim=1).values.gather(1, (wanted - 1).clamp(0, most - 1))
-        above, level = own & (ranked > least), own & (ranked == least)
-        left = wanted - above.sum(1, keepdim=True)
-        kept.append((above | (level & (level.cumsum(1) <= left))) & (wanted > 0))
-    return torch.cat(kept)
+        own, number = traj.own[rows], wanted[rows, None]
+        distance = keep_(corrupted[rows] - old[rows], own).clamp_(-_FARTHEST, _FARTHEST)
+        dependency = torch.expm1(distance).sub_(distance).clamp_(0, _LARGEST)  # 0 where it is not the policy's own
+        total[rows] = dependency.sum(1, dtype=torch.float64)
+        ranked = ascending_(distance.copy_(dependency))
+        least = ranked.gather(1, (traj.width - number).clamp(max=traj.width - 1))
+        chosen = torch.ge(dependency, least, out=kept[rows]).logical_and_(own)
+        crowded = (row_counts(chosen) > number[:, 0]).nonzero().squeeze(1)
+        if len(crowded):
+            x, line = dependency[crowded], least[crowded]
+            above, level = own[crowded] & (x > line), own[crowded] & (x == line)
+            left = number[crowded] - above.sum(1, keepdim=True)
+            chosen[crowded] = above | (level & (level.cumsum(1) <= left))
+    return total, kept

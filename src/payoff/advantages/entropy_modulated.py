@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from payoff.advantages.actions import known_positions
+from payoff.advantages.arrays import keep_
 from payoff.advantages.stretches import stretches
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
@@ -60,8 +61,8 @@ def entropy_modulated(
     height = torch.where(found.equal, 0, (mean - found.low) / torch.where(width > 0, width, 1))
     share = torch.where(counts, (-strength * height).exp(), 0)
     alpha = share / torch.where(counts, statistics(share, key, counts).mean, 1)
-    weight = alpha.to(channel.value.dtype).gather(1, traj.step.clamp(min=0).long())
-    if not (mine | (parts.step < 0)).all():  # what the policy did not do is not weighed
-        weight = torch.where(traj.own, weight, 1)
-    here = known_positions(channel, traj)
-    return Channel(torch.where(here, channel.value * weight, 0), channel.valid.expand(here.shape), channel.reasons)
+    here, value = known_positions(channel, traj), channel.value
+    # What the policy did not do is not weighed.
+    weight = parts.spread(torch.where(mine, parts.of_step(alpha), 1).to(value.dtype))
+    value = value * weight if value.requires_grad else weight.mul_(value)
+    return Channel(keep_(value, here), channel.valid.expand(here.shape), channel.reasons)

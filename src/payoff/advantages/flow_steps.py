@@ -12,11 +12,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from payoff.advantages.actions import known_positions, row_blocks, row_counts, row_means
+from payoff.advantages.arrays import ascending_, keep_, written
 from payoff.advantages.normalise import standardise
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
-_MIX = (-7046029254386353131, -4658895280553007687, -7723592293110705685)  # odd multipliers that spread the bits of a number
+_MIX = (-7046029254386353131, 0x21F0AAAD, 0x735A2D97)  # odd multipliers that spread the bits of a number
+_MOST = (1 << 31) - 1
 
 
 @method("flow-grpo", kind="advantage", paper="arXiv:2505.05470", sees="batch")
@@ -63,7 +65,8 @@ def dancegrpo(channel: Channel, traj: Trajectories, *, fraction: float = 0.6, bo
     if fraction == 1:
         return compared
     valid = compared.valid & _share(traj, fraction)
-    return Channel(torch.where(valid, compared.value, 0), valid, compared.reasons)
+    value = written(compared.value, valid) if compared.value.shape[1] == 1 else torch.where(valid, compared.value, 0)
+    return Channel(value, valid, compared.reasons)
 
 
 @method("tempflow-grpo", kind="advantage", paper="arXiv:2508.04324", needs=("std",))
@@ -89,14 +92,15 @@ def noise_weighted(channel: Channel, traj: Trajectories) -> Channel:
     """
     if "std" not in traj.extras:
         raise ValueError('noise_weighted: needs traj.extras["std"] [N, T], the noise of every step')
-    std = torch.where(traj.exists, traj.extras["std"], 0).to(channel.value.dtype).clamp_(min=0)
+    std = keep_(traj.extras["std"].to(channel.value.dtype, copy=True), traj.exists).clamp_(min=0)
     noisy = std > 0
     mean = row_means(std, noisy, traj)[:, None]
     weight = std.div_(torch.where(mean > 0, mean, 1).to(std.dtype))
     if not (mean > 0).all():
         weight = torch.where(mean > 0, weight, 1)
-    here = known_positions(channel, traj)
-    return Channel(torch.where(here, channel.value * weight, 0), channel.valid, channel.reasons)
+    here, value = known_positions(channel, traj), channel.value
+    value = value * weight if value.requires_grad else weight.mul_(value)
+    return Channel(keep_(value, here), channel.valid, channel.reasons)
 
 
 def _bounded(name: str, channel: Channel, bound: float) -> Channel:
@@ -107,14 +111,24 @@ def _bounded(name: str, channel: Channel, bound: float) -> Channel:
 
 def _share(traj: Trajectories, fraction: float) -> Bool[Tensor, "N T"]:
     """A share of every trajectory's own actions, drawn by its id."""
-    count = (row_counts(traj.own).double() * fraction + 1e-9).floor().clamp(min=1).long()[:, None]
-    most = min(int(count.max()), traj.width) if len(count) else 1
-    kept = []
+    own = traj.own
+    count = (row_counts(own).double() * fraction + 1e-9).floor().clamp(min=1).long()[:, None]
+    # Every position draws a number; the last bits are the position's own, so that no two are alike.
+    position = torch.arange(traj.width, dtype=torch.int32, device=traj.device)
+    last = (1 << max(traj.width - 1, 1).bit_length()) - 1
+    seed = traj.id * _MIX[0]
+    seed = (seed ^ (seed >> 29)).bitwise_and_(_MOST).to(torch.int32)[:, None]
+    scattered = position * _MIX[1]
+    kept = torch.empty_like(own)
     for rows in row_blocks(traj):
-        number = traj.id[rows, None] * _MIX[0] + torch.arange(traj.width, device=traj.device)
+        number = seed[rows] ^ scattered
+        shifted = torch.empty_like(number)
         for factor in _MIX[1:]:
-            number.bitwise_xor_(number >> 29).mul_(factor)
-        ticket = torch.where(traj.own[rows], number.bitwise_xor_(number >> 32).double(), torch.inf)
-        drawn = ticket.topk(most, dim=1, largest=False).values.gather(1, (count[rows] - 1).clamp(max=most - 1))
-        kept.append(traj.own[rows] & (ticket <= drawn))
-    return torch.cat(kept)
+            number.bitwise_xor_(torch.bitwise_right_shift(number, 15, out=shifted)).mul_(factor)
+        number.bitwise_xor_(torch.bitwise_right_shift(number, 15, out=shifted))
+        number.bitwise_and_(_MOST - last).bitwise_or_(position)
+        number.bitwise_or_(shifted.copy_(own[rows].view(torch.int8)).sub_(1).bitwise_and_(_MOST))  # others come last
+        at = (count[rows] - 1).clamp(max=traj.width - 1)
+        drawn = ascending_(shifted.copy_(number)).gather(1, at)
+        torch.le(number, drawn, out=kept[rows])
+    return kept.logical_and_(own)

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import ActionStatistics, action_statistics, known_positions
-from payoff.advantages.stretches import stretches
+from payoff.advantages.arrays import centred
+from payoff.advantages.stretches import Stretches, stretches
 from payoff.catalogue import method
 from payoff.sets import Over, SetStatistics, sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
@@ -83,9 +84,10 @@ def standardise(
     tensor([[-1.0000, -2.3333,  1.6667,  1.6667]])
     """
     _check(over, unit, baseline, scale, scale_over, eps_where, single, ended)
-    stats, spread, alone = _measure(channel, traj, over, unit, scale, ddof, ended)
+    parts = stretches(traj) if unit == "step" else None
+    stats, spread, alone = _measure(channel, traj, parts, over, unit, scale, ddof, ended)
     if scale_over not in (None, over):
-        _, spread, _ = _measure(channel, traj, scale_over, unit, scale, ddof, ended)
+        _, spread, _ = _measure(channel, traj, parts, scale_over, unit, scale, ddof, ended)
     if baseline == "leave-one-out" and isinstance(stats, SetStatistics):
         middle = stats.others_mean
     else:
@@ -101,7 +103,7 @@ def standardise(
     else:
         square = spread.square()
         divisor = torch.where(spread > 0, square + eps if eps_where == "inside" else square.clamp(min=eps), 1).sqrt()
-    return _apply(channel, traj, unit, middle, divisor, alone)
+    return _apply(channel, traj, parts, middle, divisor, alone)
 
 
 def resolve(where: str, convention: str | Convention, known: Mapping[str, Convention]) -> Convention:
@@ -116,29 +118,27 @@ def resolve(where: str, convention: str | Convention, known: Mapping[str, Conven
 def _apply(
     channel: Channel,
     traj: Trajectories,
-    unit: Unit,
+    parts: Stretches | None,
     middle: Float[Tensor, "N #K"],
     divisor: Float[Tensor, "N #K"],
     silent: Bool[Tensor, "N #K"],
 ) -> Channel:
     """(value - middle) / divisor at every action, 0 where silent or unknown."""
     dtype, here = channel.value.dtype, channel.valid
-    if channel.value.shape[1] == channel.valid.shape[1] == middle.shape[1] == divisor.shape[1] == 1 and unit != "step":
+    if channel.value.shape[1] == channel.valid.shape[1] == middle.shape[1] == divisor.shape[1] == 1 and parts is None:
         value = torch.where(here, channel.value, 0).double()
         return Channel(torch.where(here & ~silent, (value - middle) / divisor, 0).to(dtype), channel.valid, channel.reasons)
     # On [N, T] in the input's dtype: b of equal numbers is their value in any.
-    middle, divisor = middle.to(dtype), divisor.to(dtype)
     silenced, divided = bool(silent.any()), bool((divisor != 1).any())
-    if unit == "step":
-        step = traj.step.clamp(min=0).long()
-        middle = middle.gather(1, step)
-        divisor, silent = divisor.gather(1, step) if divided else divisor, silent.gather(1, step) if silenced else silent
+    middle, scale = middle.to(dtype), divisor.reciprocal().to(dtype) if divided else None
+    if parts is not None:
+        each = lambda x: parts.spread(parts.of_step(x))
+        middle, scale, silent = each(middle), None if scale is None else each(scale), each(silent) if silenced else silent
     here = known_positions(channel, traj)
-    value = torch.where(here, channel.value, 0) if channel.value.requires_grad else channel.value
-    result = value - middle
-    if divided:
-        result = result / divisor if divisor.shape[1] > result.shape[1] else result.div_(divisor)
-    return Channel(torch.where(here & ~silent if silenced else here, result, 0), channel.valid, channel.reasons)
+    if silenced:
+        here = here & ~silent
+    result = centred(channel.value, middle, here, scale, out=None if parts is None else middle)
+    return Channel(result, channel.valid, channel.reasons)
 
 
 def _check(
@@ -166,7 +166,7 @@ def _check(
 
 
 def _measure(
-    channel: Channel, traj: Trajectories, over: Over, unit: Unit, scale: Scale, ddof: int, ended: Ended
+    channel: Channel, traj: Trajectories, parts: Stretches | None, over: Over, unit: Unit, scale: Scale, ddof: int, ended: Ended
 ) -> tuple[SetStatistics | ActionStatistics, Float[Tensor, "N K"], Bool[Tensor, "N K"]]:
     """Statistics of each entry's set, its spread by `scale`, and whether nobody else is known there."""
     ddof = 0 if scale == "rms" else ddof
@@ -174,7 +174,7 @@ def _measure(
         stats: SetStatistics | ActionStatistics = action_statistics(channel, traj, over, ddof=ddof)
         alone = stats.count <= 1
     else:
-        number, where, key = _entries(channel, traj, over, unit, ended)
+        number, where, key = _entries(channel, traj, parts, over, unit, ended)
         stats = entries = statistics(number, key, where, ddof=ddof)
         alone = entries.count - where.double() <= 0
         if scale == "leave-one-out-std":
@@ -184,16 +184,16 @@ def _measure(
 
 
 def _entries(
-    channel: Channel, traj: Trajectories, over: Over, unit: Unit, ended: Ended
+    channel: Channel, traj: Trajectories, parts: Stretches | None, over: Over, unit: Unit, ended: Ended
 ) -> tuple[Float[Tensor, "N K"], Bool[Tensor, "N K"], Int[Tensor, "N K"]]:
     """What is compared: (number, whether it counts, the set it belongs to), with K = 1, the steps, or T."""
     if unit == "rollout":
         number, where = at_start(channel, traj)
         return number[:, None], where[:, None], sets(traj, over)
-    if unit == "action":
+    if parts is None:
         where = channel.valid & traj.own
         return torch.where(where, channel.value, 0), where, sets(traj, over).expand(where.shape)
-    number, acts, known = _step_starts(channel, traj)
+    number, acts, known = _step_starts(channel, traj, parts)
     steps = torch.arange(acts.shape[1], device=traj.device)
     if over != "step":
         return number, known, sets(traj, over).expand(acts.shape)
@@ -207,9 +207,11 @@ def _entries(
     return number, known, group[:, None] * len(steps) + steps
 
 
-def _step_starts(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, "N S"], Bool[Tensor, "N S"], Bool[Tensor, "N S"]]:
+def _step_starts(
+    channel: Channel, traj: Trajectories, parts: Stretches
+) -> tuple[Float[Tensor, "N S"], Bool[Tensor, "N S"], Bool[Tensor, "N S"]]:
     """(number, acts, known) of every step: a credit's number for it, its value at the first action taken in it (0 if unknown)."""
-    first = stretches(traj).first_actions()
+    first = parts.first_actions()
     acts, at = first < traj.width, first.clamp(max=traj.width - 1)
     known = acts & channel.valid.expand(traj.mask.shape).gather(1, at)
     return torch.where(known, channel.value.expand(traj.mask.shape).gather(1, at), 0), acts, known

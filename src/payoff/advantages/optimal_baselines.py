@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_counts
+from payoff.advantages.arrays import ENTRIES, centred, clean, cleaned, keep_
 from payoff.catalogue import method
-from payoff.sets import sets, statistics
+from payoff.sets import Blocks, Scattered, members_of, sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
 
 Own = Literal["included", "left-out"]
@@ -101,30 +102,24 @@ def optimal_token_baseline(
         raise ValueError('optimal_token_baseline: needs logp["old"]')
     # What is left of a sum without its largest member is lost in single precision.
     dtype = torch.float64 if own == "left-out" else torch.promote_types(channel.value.dtype, torch.float32)
-    pi = torch.where(traj.own, traj.logp["old"].detach(), 0).to(dtype).exp_()
-    if squares is None:
-        energy = (1 - pi).square_()
-    else:
-        s = traj.extras.get(squares)
-        if s is None or s.shape != traj.mask.shape:
-            found = "none" if s is None else f"shape {list(s.shape)}"
-            raise ValueError(f"optimal_token_baseline: needs extras[{squares!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
-        least = pi.square()  # of the sum; what is said to be less is rounding
-        energy = torch.where(traj.own, s.detach(), 1).to(dtype).clamp_(min=least).sub_(least).add_((1 - pi).square_())
-    weight = torch.where(traj.own, energy.clamp_(min=_LEAST), 0).cumsum(1)
-
+    s = None if squares is None else traj.extras.get(squares)
+    if squares is not None and (s is None or s.shape != traj.mask.shape):
+        found = "none" if s is None else f"shape {list(s.shape)}"
+        raise ValueError(f"optimal_token_baseline: needs extras[{squares!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
     known = known_actions(channel, traj)
-    weight, value = torch.where(known, weight, 0), torch.where(known, channel.value, 0).to(dtype)
+    weight = _energies(traj, None if s is None else s.detach(), known, dtype)
+    value = clean(channel.value.expand(known.shape), known).to(dtype)
     place = _numbers(traj) if align == "action" else None
     if place is None:
-        result = _less_mean(value, weight, traj, own)
+        result = _less_means(value, weight, known, traj, own)
     else:  # every row's actions side by side, so that those of one number lie in one column
         move = lambda x: torch.zeros_like(x).scatter_add_(1, place, x)
-        result = _less_mean(move(value), move(weight), traj, own).gather(1, place)
+        moved = move(weight)
+        result = _less_means(move(value), moved, moved > 0, traj, own).gather(1, place)
         result = torch.where(known, result, 0)
     result = result.to(channel.value.dtype)
     apart = known_positions(channel, traj) & ~traj.own
-    if apart.any():
+    if bool(apart.any()):
         result = torch.where(apart, channel.value, result)
     return Channel(result, channel.valid, channel.reasons)
 
@@ -157,35 +152,66 @@ def greedy_baseline(channel: Channel, traj: Trajectories, *, greedy: str = "gree
     found = statistics(credit, sets(traj, "group")[:, 0], known & is_greedy)
     valid = channel.valid & ~is_greedy[:, None]
     compared = valid & (found.count > 0)[:, None]
-    here = compared if channel.value.shape[1] == channel.valid.shape[1] == 1 else compared & traj.exists
-    value = channel.value - found.mean[:, None].to(channel.value.dtype)
-    return Channel(torch.where(here, value, 0), valid, channel.reasons)
+    middle = found.mean[:, None].to(channel.value.dtype)
+    if channel.value.shape[1] == channel.valid.shape[1] == 1:
+        return Channel(torch.where(compared, channel.value - middle, 0), valid, channel.reasons)
+    return Channel(centred(channel.value, middle, compared & traj.exists), valid, channel.reasons)
 
 
-def _less_mean(value: Float[Tensor, "N T"], weight: Float[Tensor, "N T"], traj: Trajectories, own: Own) -> Float[Tensor, "N T"]:
-    """Each value less the weighted mean of its group's in the same column; weight 0 takes no part, and stays 0.
+def _energies(
+    traj: Trajectories, squares: Float[Tensor, "N T"] | None, known: Bool[Tensor, "N T"], dtype: torch.dtype
+) -> Float[Tensor, "N T"]:
+    """W of every known action, 0 elsewhere."""
+    result = torch.empty(known.shape, dtype=dtype, device=traj.device)
+    for rows, pi in cleaned(traj.logp["old"].detach(), traj.own, dtype):
+        pi.exp_()
+        energy = torch.zeros_like(pi)
+        if squares is not None:  # the sum is at least pi^2: what is said to be less is rounding
+            energy = torch.where(traj.own[rows], squares[rows], 1).to(dtype).addcmul_(pi, pi, value=-1).clamp_(min=0)
+        pi.neg_().add_(1)
+        energy.addcmul_(pi, pi).clamp_(min=_LEAST)
+        keep_(torch.cumsum(keep_(energy, traj.own[rows]), 1, out=result[rows]), known[rows])
+    return result
 
-    What nobody else has a counterpart for keeps its value: its distance of 0 and the member's, which is its own. Means are of
-    distances from one member's value, exactly 0 where all are equal.
+
+def _less_means(
+    value: Float[Tensor, "N T"], weight: Float[Tensor, "N T"], here: Bool[Tensor, "N T"], traj: Trajectories, own: Own
+) -> Float[Tensor, "N T"]:
+    """Each value less the weighted mean of its group's in the same column; what is not here takes no part, and stays 0."""
+    members = members_of(sets(traj, "group")[:, 0])
+    if not isinstance(members, Blocks) or value.requires_grad:
+        return _less_mean(value, weight, here, members, own)
+    groups, size, _ = members.shape
+    result = torch.empty_like(value)
+    some = max(1, ENTRIES // max(size * traj.width, 1))
+    for start in range(0, groups, some):  # whole groups
+        part = members._replace(shape=(min(some, groups - start), size, 1))
+        rows = slice(start * size, (start + some) * size)
+        result[rows] = _less_mean(value[rows], weight[rows], here[rows], part, own)
+    return result
+
+
+def _less_mean(
+    value: Float[Tensor, "n T"], weight: Float[Tensor, "n T"], here: Bool[Tensor, "n T"], members: Blocks | Scattered, own: Own
+) -> Float[Tensor, "n T"]:
+    """What nobody else has a counterpart for keeps its value: its distance of 0 and the member's, which is its own.
+
+    Means are of distances from one member's value, exactly 0 where all are equal.
     """
-    group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1]
-    size = int(group.max()) + 1 if len(group) else 0
-    added = lambda x: torch.zeros(size, x.shape[1], dtype=x.dtype, device=x.device).index_add_(0, group, x)
-    of = lambda total: total.index_select(0, group)
-    here = weight > 0
-    count = added(here.to(value.dtype))
-    where = group[:, None].expand(-1, value.shape[1])
-    highest = value.new_full((size, value.shape[1]), torch.inf)
-    member = highest.scatter_reduce_(0, where, torch.where(here, value.detach(), torch.inf), "amin")
-    off = torch.where(here, value - of(member), 0)
-    total, paid = added(weight), weight * off
-    total_paid = added(paid)
+    of = members.of
+    x, w, one = (members.arranged(y) for y in (value, weight, here.view(torch.uint8).to(value.dtype)))
+    count = members.sum(one)
+    member = members.least(torch.where(members.arranged(here), x.detach(), torch.inf))
+    member = torch.where(count > 0, member, 0)
+    off = (x - of(member)) * one
+    total, paid = members.sum(w), w * off
+    total_paid = members.sum(paid)
     if own == "included":
         mean = of(torch.where(count > 1, total_paid / total, -member))
     else:
-        left = of(total) - weight
+        left = of(total) - w
         mean = torch.where((of(count) > 1) & (left > 0), (of(total_paid) - paid) / left, -of(member))
-    return torch.where(here, off - mean, 0)
+    return ((off - mean) * one + 0.0).reshape(value.shape)  # + 0 makes -0 a 0
 
 
 def _numbers(traj: Trajectories) -> Int[Tensor, "N T"] | None:

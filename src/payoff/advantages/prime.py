@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_means
+from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts, row_means
+from payoff.advantages.arrays import centred, clean
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -26,10 +27,12 @@ def unit_return(channel: Channel, traj: Trajectories, *, eps: float = 1e-6) -> C
     >>> unit_return(paid, four_answers(), eps=0.0).value[0]
     tensor([ 0.2000, -0.4000,  1.0000])
     """
-    paid = torch.where(known_positions(channel, traj), channel.value, 0)
+    paid = clean(channel.value.expand(traj.mask.shape), known_positions(channel, traj))
     row = torch.cat([_largest_return(paid[rows], traj.own[rows]) for rows in row_blocks(traj)])[:, None]
     largest = statistics(row, sets(traj, "batch"), torch.ones_like(row, dtype=torch.bool)).high + eps
-    return Channel(paid / torch.where(largest > 0, largest, 1).to(paid.dtype), channel.valid, channel.reasons)
+    largest = torch.where(largest > 0, largest, 1).to(paid.dtype)
+    paid = paid / largest if paid.requires_grad or largest.requires_grad else paid.div_(largest)
+    return Channel(paid, channel.valid, channel.reasons)
 
 
 @method("prime-rloo", kind="advantage", paper="arXiv:2502.01456", sees="group")
@@ -51,21 +54,21 @@ def token_leave_one_out(channel: Channel, traj: Trajectories) -> Channel:
             [-3.5000,  2.5000,  0.0000]])
     """
     known = known_actions(channel, traj)
-    has = known.any(1)
+    has = row_counts(known) > 0
     mean = row_means(channel.value.expand(known.shape), known, traj)
     found = statistics(mean, sets(traj, "group")[:, 0], has)
     others = found.count - has.double()
     # n r - sum m, written as differences from the mean of the m, so that equal payments cancel exactly.
     dtype = channel.value.dtype
     factor = torch.where(others > 0, found.count / others.clamp(min=1), 0)[:, None].to(dtype)
-    centred = (channel.value - found.mean[:, None].to(dtype)) * factor
-    result = torch.where(known, centred, 0)
+    result = centred(channel.value, found.mean[:, None].to(dtype), known, factor)
     apart = known_positions(channel, traj) & ~traj.own
-    if apart.any():
+    if bool(apart.any()):
         result = torch.where(apart, channel.value, result)
     return Channel(result, channel.valid, channel.reasons)
 
 
 def _largest_return(paid: Float[Tensor, "n T"], own: Bool[Tensor, "n T"]) -> Float[Tensor, " n"]:
-    returns = paid.flip(1).cumsum(1).flip(1).abs()
-    return torch.where(own, returns, 0).amax(1)
+    if paid.requires_grad:
+        return torch.where(own, paid.flip(1).cumsum(1).flip(1).abs(), 0).amax(1)
+    return paid.flip(1).cumsum_(1).abs_().mul_(own.flip(1).view(torch.uint8)).amax(1)

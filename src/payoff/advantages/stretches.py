@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from payoff.advantages.arrays import changes, positions, repeated
 from payoff.trajectories import Trajectories
 
 _ENTRIES = 1 << 18  # positions summed at a time, so that the temporaries of a large batch stay in the cache
@@ -43,6 +44,14 @@ class Stretches(NamedTuple):
             for i, j, (a, b) in zip(cuts, ends, _bounds(rows, width, n), strict=True)
         ]
         return torch.cat(parts) if parts else flat.double()
+
+    def spread(self, x: Shaped[Tensor, " R"]) -> Shaped[Tensor, "N T"]:
+        """Each one's number at all of its positions."""
+        return repeated(x, self.size).view(self.shape[0], self.shape[2])
+
+    def of_step(self, x: Shaped[Tensor, "N S"]) -> Shaped[Tensor, " R"]:
+        """The number of each one's row and step; beyond the end that of step 0."""
+        return x.reshape(-1).index_select(0, self._key)
 
     def by_step(
         self, x: Float[Tensor, " R"] | Int[Tensor, " R"], where: Bool[Tensor, " R"]
@@ -86,10 +95,9 @@ def stretches(traj: Trajectories) -> Stretches:
     n, width = traj.mask.shape
     step, own = traj.step.reshape(-1), traj.own.reshape(-1)
     begins = torch.ones(n * width + 1, dtype=torch.bool, device=traj.device)
-    torch.ne(step[1:], step[:-1], out=begins[1:-1])
-    begins[1:-1].logical_or_(own[1:] != own[:-1])
+    torch.bitwise_or(changes(step), own[1:] != own[:-1], out=begins[1:-1])
     begins[:-1].view(n, width)[:, 0] = True
-    begin = begins.nonzero().squeeze(1)
+    begin = positions(begins)
     at = begin[:-1]
     number = step.index_select(0, at).long()
     steps = int(number.max()) + 1 if len(number) else 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
-from payoff.advantages.actions import known_positions, row_blocks
+from payoff.advantages.actions import known_positions
+from payoff.advantages.arrays import clean, cleaned
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
@@ -53,22 +52,28 @@ def token_importance(
     if w is None or w.shape != traj.mask.shape:
         found = "none" if w is None else f"shape {list(w.shape)}"
         raise ValueError(f"token_importance: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
-    advantage = torch.where(known_positions(channel, traj), channel.value, 0)
-    # 1 - sigmoid(x) is sigmoid(-x), so that the side which counts is read off directly
-    pieces = [_weighed(w[rows].detach(), traj.own[rows], advantage[rows], threshold) for rows in row_blocks(traj)]
-    value = torch.cat(pieces)
+    advantage, known = channel.value.expand(traj.mask.shape), known_positions(channel, traj)
+    counts = known & traj.own
+    first, position = _from_the_first(traj), torch.arange(1, traj.width + 1, dtype=torch.float64, device=traj.device)
+    value = torch.empty(counts.shape, dtype=advantage.dtype, device=traj.device)
+    pieces = []
+    for rows, total in cleaned(w.detach(), traj.own, torch.float64):
+        seen = position if first else traj.own[rows].cumsum(1).clamp_(min=1)
+        so_far = total.cumsum_(1).div_(seen).to(advantage.dtype)
+        given = clean(advantage[rows], counts[rows])
+        # 1 - sigmoid(x) is sigmoid(-x), so that the side which counts is read off directly
+        share = so_far.mul_(given.detach().sign()).sigmoid_().sub_(threshold).mul_(1 / (1 - threshold)).clamp_(min=0)
+        if advantage.requires_grad:
+            pieces.append(share * given)
+        else:
+            torch.mul(share, given, out=value[rows]).add_(0.0)  # makes -0 a 0
+    value = torch.cat(pieces) if pieces else value
     if side == "both":
         return Channel(value, channel.valid, channel.reasons)
-    kept = advantage > 0 if side == "positive" else advantage < 0
+    kept = known & (advantage > 0 if side == "positive" else advantage < 0)
     return Channel(torch.where(kept, value, 0), channel.valid & kept, channel.reasons)
 
 
-def _weighed(
-    scores: Float[Tensor, "n T"], own: Bool[Tensor, "n T"], advantage: Float[Tensor, "n T"], threshold: float
-) -> Float[Tensor, "n T"]:
-    """omega times the advantage of some rows; 0 where the policy did not act."""
-    seen = own.cumsum(1, dtype=torch.float32).clamp_(min=1)
-    so_far = torch.where(own, scores, 0).cumsum(1, dtype=torch.float64).div_(seen).to(advantage.dtype)
-    agrees = so_far.mul_(advantage.sign()).sigmoid_()
-    share = agrees.sub_(threshold).mul_(1 / (1 - threshold)).clamp_(min=0)
-    return torch.where(own & (share > 0), share * advantage, 0)
+def _from_the_first(traj: Trajectories) -> bool:
+    """Whether the actions of every row are its first positions."""
+    return bool(traj.own[:, 0].all()) and not bool((traj.own[:, 1:] & ~traj.own[:, :-1]).any())

@@ -152,7 +152,7 @@ def put(score: Score, attempts: Sequence[Attempt]) -> tuple[list[float | None], 
 def verdicts(score: Score, rows: Sequence[Row]) -> tuple[list[float | None], list[str]]:
     if not rows:
         return [], []
-    value, valid, reasons = score(rows)
+    value, valid, reasons, _ = score(rows)
     return [v if ok else None for v, ok in zip(value.tolist(), valid.tolist(), strict=True)], list(reasons.values())
 
 

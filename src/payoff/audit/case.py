@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from payoff.audit.attempts import number, text_of
+from payoff.audit.estimators import quantile_bins
 from payoff.audit.measurement import Measurement
-from payoff.audit.scorer import Row, Score, Scorer, Scores
+from payoff.audit.scorer import Row, Score, Scorer, Scores, together
 from payoff.audit.stored_rows import Responses, prompt_name
 from payoff.contents import sees
 
@@ -43,6 +44,7 @@ class Case:
     prices:  by what the reward counts (`calls`, or what a judge or a server counts: requests, prompt_tokens ...), the price of one
     discount: of returns, where the rows are transitions
     seconds: that very long responses may take in all
+    difficulty: the field that says how hard a row is, a number or a word; None: how seldom its prompt is answered well, by gold
     """
 
     score: Scorer
@@ -57,6 +59,7 @@ class Case:
     prices: Mapping[str, float] = field(default_factory=dict)
     discount: float = 0.99
     seconds: float = 5.0
+    difficulty: str | None = None
 
     @cached_property
     def moves(self) -> bool:
@@ -79,22 +82,18 @@ class Case:
         """What the reward gives the responses as they are."""
         if "columns" in self.__dict__ or sees(self.score.signal) != "item":
             return self.score(self.singles)
-        columns, parts = Columns(self.label), []
-        reasons: dict[int, str] = {}
+        columns, several = Columns(self.label, self.difficulty), []
         for first in range(0, len(self.singles), self.score.batch):  # rows that are read once are used twice
-            part = self.singles[first : first + self.score.batch]
-            columns.take(part)
-            parts.append(self.score(part))
-            reasons |= {first + k: why for k, why in parts[-1].reasons.items()}
+            some = self.singles[first : first + self.score.batch]
+            columns.take(some)
+            several.append(self.score(some))
         self.__dict__["columns"] = columns
-        if not parts:
-            return self.score([])
-        return Scores(torch.cat([p.value for p in parts]), torch.cat([p.valid for p in parts]), reasons)
+        return together(several)
 
     @cached_property
     def columns(self) -> Columns:
         """What is read of the responses besides the reward."""
-        columns = Columns(self.label)
+        columns = Columns(self.label, self.difficulty)
         for first in range(0, len(self.singles), READ):
             columns.take(self.singles[first : first + READ])
         return columns
@@ -120,7 +119,7 @@ class Case:
         return [self.rows[k] for k in places]
 
     @cached_property
-    def responses(self) -> Sequence[Row]:
+    def responses(self) -> Responses:
         """The responses that statistics rest on."""
         return self.singles if self.drawn is None else self.singles.only(self.drawn.tolist())
 
@@ -152,6 +151,36 @@ class Case:
     def source(self) -> tuple[Int64[Tensor, " M"], list[str]]:
         """The number of the source of each, and the names of all sources; "(none)" where a row has none."""
         return self.of_drawn(torch.from_numpy(np.array(self.columns.source, dtype=np.int64))), list(self.columns.sources)
+
+    @cached_property
+    def parts(self) -> dict[str, Float64[Tensor, " M"]]:
+        """What the reward said of them besides the audited number, by channel; NaN where there is no verdict."""
+        found = {name: part for name, part in self.scores.parts.items() if name not in self.score.audited}
+        return {name: self.of_drawn(torch.where(valid, value, nan)) for name, (value, valid) in found.items()}
+
+    @cached_property
+    def slices(self) -> dict[str, tuple[Int64[Tensor, " M"], list[str]]]:
+        """By length, difficulty and source, where there are several: the slice of each response, and the names of the slices."""
+        found = {"length": binned(self.length, "characters"), "difficulty": self._by_difficulty, "source": self.source}
+        known = lambda names: [name for name in names if name != "(none)"]
+        return {by: sliced for by, sliced in found.items() if sliced is not None and (by == "length" or len(known(sliced[1])) > 1)}
+
+    @property
+    def _by_difficulty(self) -> tuple[Int64[Tensor, " M"], list[str]] | None:
+        if self.difficulty is not None:
+            told = self.columns.hard if self.drawn is None else [self.columns.hard[k] for k in self.drawn.tolist()]
+            if all(value is None or number(value) is not None for value in told):
+                known = [nan if (x := number(value)) is None else x for value in told]
+                return binned(torch.tensor(known, dtype=torch.float64), self.difficulty)
+            names = list(dict.fromkeys("(none)" if value is None else str(value) for value in told))
+            place = {name: k for k, name in enumerate(names)}
+            return torch.tensor([place["(none)" if value is None else str(value)] for value in told]), names
+        if self._gold is None:
+            return None
+        gold, known_gold = self._gold
+        sizes = torch.zeros(int(self.prompt.max()) + 1, dtype=torch.float64).index_add(0, self.prompt, known_gold.double())
+        mean = torch.zeros_like(sizes).index_add(0, self.prompt, gold) / sizes
+        return binned(mean[self.prompt], "mean gold of the prompt")
 
     @cached_property
     def _gold(self) -> tuple[Float64[Tensor, " M"], Bool[Tensor, " M"]] | None:
@@ -198,10 +227,14 @@ class Case:
 
 
 class Columns:
-    """Of every response, in compact arrays: the number of its prompt, gold (NaN: none), its characters and its source."""
+    """Of every response, in compact arrays: the number of its prompt, gold (NaN: none), its characters and its source.
 
-    def __init__(self, label: str | None) -> None:
-        self.label = label
+    difficulty: a field to be kept as it is, in `hard`
+    """
+
+    def __init__(self, label: str | None, difficulty: str | None = None) -> None:
+        self.label, self.difficulty = label, difficulty
+        self.hard: list[Any] = []
         self.group, self.gold, self.length, self.source = array("q"), array("d"), array("q"), array("q")
         self.sources: dict[str, int] = {}
         self._names: dict[Any, int] = {}
@@ -209,6 +242,8 @@ class Columns:
     def take(self, rows: Sequence[Row]) -> None:
         """Those of more responses; what every row of a kind has is taken without a look at each."""
         self._take_groups(rows)
+        if self.difficulty is not None:
+            self.hard.extend(row.get(self.difficulty) for row in rows)
         known = [None if self.label is None else row.get(self.label) for row in rows]
         try:
             self.gold.extend(array("d", known))  # type: ignore[arg-type]
@@ -247,3 +282,22 @@ def _drawn(group: Int64[Tensor, " N"], most: int, seed: int) -> Int64[Tensor, " 
     chosen = torch.zeros(len(sizes), dtype=torch.bool)
     chosen[kept] = True
     return chosen[group].nonzero().squeeze(1)
+
+
+def binned(x: Float64[Tensor, " N"], what: str, count: int = 4) -> tuple[Int64[Tensor, " N"], list[str]]:
+    """Numbers in at most `count` bins of about equal mass, and the bins by name; NaN is a bin "(none)" of its own.
+
+    >>> binned(torch.tensor([1.0, 1.0, 5.0]).double(), "steps")
+    (tensor([0, 0, 1]), ['1 steps', '5 steps'])
+    """
+    known = ~x.isnan()
+    place = torch.zeros(len(x), dtype=torch.int64)
+    place[known] = quantile_bins(x[known], count)
+    bins = int(place[known].max()) + 1 if bool(known.any()) else 0
+    names = []
+    for k in range(bins):
+        inside = x[known & (place == k)]
+        low, high = float(inside.min()), float(inside.max())
+        names.append(f"{low:.4g} {what}" if low == high else f"{low:.4g} to {high:.4g} {what}")
+    place[~known] = bins
+    return place, [*names, *(["(none)"] if bool((~known).any()) else [])]

@@ -45,6 +45,16 @@ MEASURES = Family(
         ),
         "ensemble-worst-case": Asked("What does selecting by the least of them gain over selecting by one?", "gold", needs=10),
         "ensemble-uncertainty-weighted": Asked("What does selecting by mean less variance gain over one?", "gold", needs=10),
+        "ensemble-median": Asked("What does selecting by the median gain over selecting by one?", "gold", needs=10),
+        "ensemble-mean-less-deviation": Asked(
+            "What does selecting by the mean less one deviation gain over selecting by one?", "gold", needs=10
+        ),
+        "ensemble-robust": Asked(
+            "What does selecting by six parts of the mean and four of the least gain over selecting by one?", "gold", needs=10
+        ),
+        "ensemble-members": Asked(
+            "How far apart in gold are the best and the worst of the rewards, when each alone selects?", "gold", needs=10
+        ),
         "ensemble-shared-error": Asked(
             "What share of an error do all the rewards make together, so that no ensemble of them can catch it?",
             "correlation of errors",
@@ -99,16 +109,18 @@ def ensemble(
     rows: Sequence[Mapping[str, Any]] | None = None,
     bounds: Mapping[str, float] | None = None,
 ) -> list[Measurement]:
-    """ensemble-spread, -disagreement, and with gold ensemble-mean, -worst-case, -uncertainty-weighted, -shared-error.
+    """ensemble-spread, -disagreement; with gold also -mean, -worst-case, -uncertainty-weighted, -median, -mean-less-deviation,
+    -robust, -members and -shared-error.
 
     scores: of M >= 2 members (seeds, sizes, data); each is brought to mean 0 and deviation 1 within prompts first, or the
-    loudest would decide. Rows count that every member gave a verdict. The aggregations (arXiv:2310.02743; `penalty` is its
-    lambda, 0.5 as there for best-of-n) are judged by gold at the best of all answers that the smallest prompts have, minus the
-    mean over members of the same; series: n, each aggregation, and "single", the mean of the members. shared-error: the mean
-    correlation of two members' errors, what their
-    standardised rewards say beyond the multiple of gold that fits each best. features: by
-    name one number per row; ensemble-shared-feature-<name> is the least correlation with the members' errors where all
-    have one sign, else 0 (arXiv:2312.09244). Members must not have been trained on these rows: errors learned by heart are shared.
+    loudest would decide. Rows count that every member gave a verdict. The aggregations (arXiv:2310.02743, whose lambda is
+    `penalty`, 0.5 as there for best-of-n; arXiv:2312.09244; arXiv:2409.15360, with the mean as its nominal reward and a share of
+    0.6) are judged by gold at the best of all answers that the smallest prompts have, minus the mean over members of the same;
+    series: n, each aggregation, and "single", the mean of the members. ensemble-members is the gold of the best member less that
+    of the worst, each chosen on these rows; series: member, gold. shared-error: the mean correlation of two members' errors, what
+    their standardised rewards say beyond the multiple of gold that fits each best. features: by name one number per row;
+    ensemble-shared-feature-<name> is the least correlation with the members' errors where all have one sign, else 0
+    (arXiv:2312.09244). Members must not have been trained on these rows: errors learned by heart are shared.
 
     >>> s = torch.tensor([[0.1, 0.9, 0.2, 0.8], [0.3, 0.7, 0.9, 0.1]]).double()
     >>> found = ensemble(s, torch.ones(2, 4).bool(), None, torch.tensor([0, 0, 1, 1]))
@@ -261,19 +273,29 @@ def _together(u: Used, scaled: Float64[Tensor, "M K"], penalty: float, bounds: M
         "ensemble-mean": scaled.mean(0),
         "ensemble-worst-case": worst_case(scaled),
         "ensemble-uncertainty-weighted": uncertainty_weighted(scaled, penalty),
+        "ensemble-median": scaled.quantile(0.5, 0),
+        "ensemble-mean-less-deviation": scaled.mean(0) - scaled.std(0),
+        "ensemble-robust": robust(scaled.mean(0), scaled),
     }
     most = int(u.sizes().min())
     ns = [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 1024, 4096) if n < most] + [most]
     curve = lambda s: torch.stack([u.sum(best_of_n_weights(place, n) * u.gold) for place in [standing(s, u.prompt)] for n in ns], 1)
-    single = torch.stack([curve(s) for s in scaled]).mean(0)
+    alone = torch.stack([curve(s) for s in scaled])
+    single = alone.mean(0)
     curves = {name: curve(s) for name, s in ways.items()}
     series = {"n": [float(n) for n in ns], "single": single.mean(0).tolist()} | {n: c.mean(0).tolist() for n, c in curves.items()}
     ones = torch.ones(u.prompts, dtype=torch.float64)
     note = f"At n = {most}, on {u.prompts} prompts. {u.note}".strip()
-    return [
+    found = [
         MEASURES.found(name, ratio_of(c[:, -1] - single[:, -1], ones), bounds, note=note, series=series)
         for name, c in curves.items()
     ]
+    reached = alone[:, :, -1].mean(1)
+    best, worst = alone[int(reached.argmax()), :, -1], alone[int(reached.argmin()), :, -1]
+    of_each = {"member": [float(m) for m in range(len(alone))], "gold": reached.tolist()}
+    listed = ", ".join(f"{x:.3f}" for x in reached.tolist())
+    told = f"Each alone reaches {listed}, in their order. {note}"
+    return [*found, MEASURES.found("ensemble-members", ratio_of(best - worst, ones), bounds, note=told, series=of_each)]
 
 
 def _errors(u: Used, scaled: Float64[Tensor, "M K"]) -> Float64[Tensor, "M K"]:

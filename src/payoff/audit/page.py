@@ -14,6 +14,7 @@ from payoff import __version__
 from payoff.audit.checks import CHECKS
 from payoff.audit.measurement import Measurement
 from payoff.audit.report import SIGNS, Audit, number_told
+from payoff.catalogue import Method
 from payoff.files import replacing
 from payoff.report_page.charts import Band, Chart, Line, Plot, extent
 from payoff.report_page.page import policy_of, resource
@@ -62,6 +63,8 @@ def page(found: Audit, *, command: str = "", settings: Mapping[str, Any] | None 
         some = [m for m in found.measurements if found.part_of[m.name] == name]
         if some:
             sections.append((name, name.replace("-", " ").capitalize(), f"<p>{markup(check.question)}</p>{_measures(some)}"))
+    remedies = _remedies_told(found)
+    sections += [("remedies", "Remedies", remedies)] if remedies else []
     sections.append(("not-tried", "Not tried", _not_tried(found)))
     sections.append(("repeat", "Get this again", _repeat(command, settings or {})))
     style, script = resource("page.css") + _STYLE, resource("page.js")
@@ -90,7 +93,7 @@ def headline(found: Audit) -> str:
     scope = f"within {plural(len(found.measurements), 'measure')}"
     if found.findings:
         worst = found.findings[0]
-        return f"fails: {worst.question} {number_told(worst)}"
+        return f"fails: {worst.question} {number_told(worst).partition(' (n =')[0]}"
     if found.verdict == "holds":
         return f"holds {scope}"
     undecided = [m.name for m in found.measurements if m.result == "inconclusive"]
@@ -111,7 +114,20 @@ def _verdict(found: Audit) -> str:
     rest = f'<p class="note">{plural(more, "more finding")} below.</p>' if more > 0 else ""
     if not found.findings:
         said = f'<li><span class="word">{markup(found.verdict)}</span><span>No measure lies beyond its bound.</span></li>'
-    return f'<ul class="said">{said}</ul>{rest}{_note(_HOW)}{_table(found.measurements)}'
+    loud = [m for m in found.measurements if m.result in ("fails", "inconclusive")]
+    kinds = {
+        "that holds": [m for m in found.measurements if m.result == "holds"],
+        "that is told only": [m for m in found.measurements if m.result == "not applicable" and m.estimate],
+    }
+    folds = "".join(
+        _fold(f"{plural(len(some), 'measure')} {what if len(some) == 1 else _MANY[what]}", _table(some))
+        for what, some in kinds.items()
+        if some
+    )
+    return f'<ul class="said">{said}</ul>{rest}{_note(_HOW)}{_table(loud) if loud else ""}{folds}'
+
+
+_MANY = {"that holds": "that hold", "that is told only": "that are told only"}
 
 
 def _table(some: Sequence[Measurement]) -> str:
@@ -122,15 +138,19 @@ def _table(some: Sequence[Measurement]) -> str:
         f'<tr><th scope="row">{_link(m)}</th><td data-label="question">{markup(m.question)}</td>'
         f'<td data-label="result">{_word(m)}</td>'
         f'<td data-label="value">{markup(number_told(m)) if m.estimate else markup(m.note)}</td>'
-        f'<td>{_bar(m)}</td><td data-label="do">{markup(m.advice) if m.result in ("fails", "inconclusive") else ""}</td></tr>'
+        f"<td>{_bar(m)}</td>{_advice(m)}</tr>"
         for m in some
     )
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _advice(m: Measurement) -> str:
+    return f'<td data-label="do">{markup(m.advice)}</td>' if m.advice and m.result in ("fails", "inconclusive") else "<td></td>"
+
+
 def _measures(some: Sequence[Measurement]) -> str:
     """The measures of one check: what fails or is undecided open, with its examples; the rest in one table."""
-    loud = [m for m in some if m.result in ("fails", "inconclusive") or m.name in _CURVES]
+    loud = [m for m in some if m.result in ("fails", "inconclusive") or (m.name in _CURVES and m.estimate)]
     parts = [_one(m) for m in loud]
     calm = [m for m in some if m not in loud]
     return "".join(parts) + (_fold(f"{plural(len(calm), 'other measure')}", _anchored(calm)) if calm else "")
@@ -229,7 +249,33 @@ def _repeat(command: str, settings: Mapping[str, Any]) -> str:
 
 
 def _remedies(m: Measurement) -> str:
-    return f" ({', '.join(f'<code>{markup(name)}</code>' for name in m.remedies)})" if m.remedies else ""
+    link = lambda name: f'<a href="#r-{attribute(name)}"><code>{markup(name)}</code></a>'
+    return f" ({', '.join(map(link, m.remedies))})" if m.remedies else ""
+
+
+def _remedies_told(found: Audit) -> str:
+    """What the remedies of the findings are: where each is, what it does, and which findings ask for it, most asked for first."""
+    from payoff.catalogue import index
+
+    wanted: dict[str, list[Measurement]] = {}
+    for m in found.measurements:
+        if m.result in ("fails", "inconclusive"):
+            for name in m.remedies:
+                wanted.setdefault(name, []).append(m)
+    methods: dict[str, list[Method]] = {}
+    for (_, name), method in index().items():
+        methods.setdefault(name, []).append(method)
+    ranked = sorted(wanted, key=lambda name: -sum(m.severity for m in wanted[name]))
+    rows = "".join(
+        f'<tr><th scope="row" id="r-{attribute(name)}">{markup(name)}</th>'
+        f'<td data-label="what it does">{prose(" ".join(one.summary for one in methods.get(name, ())))}</td>'
+        f'<td data-label="where">{"".join(f"<code>{markup(one.place)}</code> " for one in methods.get(name, ()))}</td>'
+        f'<td data-label="asked for by">{", ".join(map(_link, wanted[name]))}</td></tr>'
+        for name in ranked
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("remedy", "what it does", "where", "asked for by"))
+    lead = "<p>In the order of the severities that ask for them.</p>"
+    return f'{lead}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>' if rows else ""
 
 
 def _link(m: Measurement) -> str:
@@ -239,7 +285,8 @@ def _link(m: Measurement) -> str:
 def _word(m: Measurement) -> str:
     """The result as a word, its sign and its colour."""
     tone = {"fails": "w-worse", "holds": "w-better", "inconclusive": "w-signal"}.get(m.result, "")
-    return f'<span class="word {tone}">{SIGNS[m.result]} {markup(m.result)}</span>'
+    said = "told only" if m.result == "not applicable" and m.estimate else m.result
+    return f'<span class="word {tone}">{SIGNS[m.result]} {markup(said)}</span>'
 
 
 def _fold(title: str, body: str) -> str:
@@ -262,4 +309,6 @@ _STYLE = """
 .only-audit{max-width:560px}
 .ex{padding:.4em 14px .8em}
 .wide{overflow-x:auto}.word{white-space:nowrap}
+.wide tbody th,.said code{overflow-wrap:normal}.said code{white-space:nowrap}
+@media (max-width:680px){.wide td:empty,.wide td:not([data-label]):empty{display:none}.wide tbody th{overflow-wrap:anywhere}}
 """

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from payoff.catalogue import nearest
 from payoff.rows import to_rows
 from payoff.trajectories import outcome
 
@@ -24,13 +25,14 @@ def sampled_rows(
 
     place:  a run file, whose policy is sampled as training would begin with it; or a folder of a run (`payoff train --out`), or one
             of its folders arms/ARM/seed-N, whose newest checkpoint is sampled
-    arm:    of a run file or folder that has several
-    task:   a registered task to take the starts and the truth from instead of the run's own
+    arm:    of a folder of several: whose checkpoint is taken; None named: the newest
+    task:   a registered task to take the starts and the truth from instead of the run's own, with options as a run file has them:
+            tree, or "{name: chain, terms: 3}"
     Raises EvidenceError where a place is neither, or has no checkpoint; ConfigError for a run file with mistakes.
     """
-    from payoff.build import build, resolve
+    from payoff.build import build
     from payoff.checkpoints import FORMAT
-    from payoff.config import Part, load_run
+    from payoff.config import load_run
 
     folder = Path(place)
     checkpoint = None
@@ -50,17 +52,20 @@ def sampled_rows(
         raise EvidenceError(f"--policy {place}: is neither a run file nor a folder that a run was written into")
     loaded = load_run(file)
     known = list(loaded.run.arms)
-    if arm not in known:
-        if known and not loaded.run.terms:
-            raise EvidenceError(f"--policy {place}: has the arms {', '.join(known)}; choose one with --arm")
-        arm = ""
+    if arm and arm not in known and checkpoint is None:
+        like = nearest(arm, known)
+        raise EvidenceError(
+            f"--policy {place}: has no arm {arm!r}" + (f"; did you mean {like[0]!r}?" if like else f"; it has {', '.join(known)}")
+        )
+    # Arms differ in rewards and terms and never in the policy, so that any of them will do to build it.
+    arm = arm if arm in known else "" if loaded.run.terms else next(iter(known), "")
     parts, settings = build(loaded, arm)
     if checkpoint is not None:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         if state.get("format") != FORMAT:
             raise EvidenceError(f"{checkpoint}: is not a payoff checkpoint of format {FORMAT}")
         parts.policy.load_state_dict(state["modules"][0])
-    where = parts.task if not task else resolve(Part.model_validate(task), ("task",))
+    where = parts.task if not task else _task(task)
     rng = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     rows: list[dict[str, Any]] = []
@@ -69,11 +74,33 @@ def sampled_rows(
         while left > 0:
             starts = where.starts(min(left, settings.starts), rng)
             left -= len(starts)
-            traj = parts.policy.rollout(starts, samples, rng)
-            value, valid = outcome(where.truth(traj), traj)
+            try:
+                traj = parts.policy.rollout(starts, samples, rng)
+                value, valid = outcome(where.truth(traj), traj)
+            except (ValueError, KeyError, TypeError) as error:
+                if not task:
+                    raise
+                raise EvidenceError(f"--policy {place}: cannot be asked with --task {task}: {error}") from error
             first = max((row["group"] for row in rows), default=-1) + 1  # groups of one call are numbered without those of another
             for row, truth, known_truth in zip(to_rows(traj), value.tolist(), valid.tolist(), strict=True):
                 shown = {} if row.get("response") is not None else {"response": str(row.get("tokens") or row.get("actions"))}
                 label = {GOLD: truth} if known_truth else {}
                 rows.append({**row, **shown, **label, "group": first + row.get("group", 0)})
     return rows
+
+
+def _task(text: str) -> Any:
+    """A registered task by its name, or with options in the form of a run file."""
+    import yaml
+
+    from payoff.build import resolve
+    from payoff.config import Part
+
+    try:
+        read = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise EvidenceError(f"--task {text}: cannot be read: {' '.join(str(error).split())}") from None
+    options = {"name": read} if isinstance(read, str) else read
+    if not isinstance(options, dict) or not isinstance(options.get("name"), str):
+        raise EvidenceError(f'--task {text}: write a name, or one with options such as "{{name: chain, terms: 3}}"')
+    return resolve(Part.model_validate(options), ("task",))

@@ -21,12 +21,22 @@ from payoff.trajectories import fresh_ids, outcome
 Row = Mapping[str, Any]
 
 
+ON_THE_WAY = "on-the-way"
+Part = tuple[Float64[Tensor, " N"], Bool[Tensor, " N"]]
+
+
 class Scores(NamedTuple):
-    """One number per row. `valid` is False where the reward gave no verdict; the value there is 0 and means nothing."""
+    """One number per row. `valid` is False where the reward gave no verdict; the value there is 0 and means nothing.
+
+    reasons: by position in the rows that were asked for
+    parts:   what else the reward said of the same rows: every channel by its name, where there are several, and as "on-the-way"
+             what the audited channel pays before the end of a response, where it pays anything there
+    """
 
     value: Float64[Tensor, " N"]
     valid: Bool[Tensor, " N"]
-    reasons: Mapping[int, str]  # by position in the rows that were asked for
+    reasons: Mapping[int, str]
+    parts: Mapping[str, Part] = {}
 
 
 Score = Callable[[Sequence[Row]], Scores]
@@ -59,18 +69,8 @@ class Scorer:
     invalid: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, rows: Sequence[Row]) -> Scores:
-        values, valids = [], []
-        reasons: dict[int, str] = {}
         size = self.batch if sees(self.signal) == "item" else max(len(rows), 1)
-        for first in range(0, len(rows), size):
-            part = rows[first : first + size]
-            value, valid, why = self._score(part)
-            values.append(value)
-            valids.append(valid)
-            reasons |= {first + row: text for row, text in why.items()}
-        if not values:
-            return Scores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool), {})
-        return Scores(torch.cat(values), torch.cat(valids), reasons)
+        return together([self._score(rows[first : first + size]) for first in range(0, len(rows), size)])
 
     def _score(self, rows: Sequence[Row]) -> Scores:
         traj = from_rows(rows)
@@ -81,18 +81,35 @@ class Scorer:
         position = {int(i): row for row, i in enumerate(traj.id.tolist())}
         values, valids = [], []
         reasons: dict[int, str] = {}
-        for name in self._named(rewards):
+        parts: dict[str, Part] = {}
+        named = self._named(rewards)
+        for name in named:
             value, valid = outcome(rewards[name], traj)
             values.append(value.double())
             valids.append(valid)
             reasons |= {position[i]: text for i, text in rewards[name].reasons.items() if i in position and not valid[position[i]]}
+            if len(rewards) > 1:
+                parts[name] = value.double(), valid
+        for name in rewards.keys() - set(named):
+            value, valid = outcome(rewards[name], traj)
+            parts[name] = value.double(), valid
+        if len(named) == 1 and rewards[named[0]].value.shape[1] > 1:
+            last = rewards[named[0]].value.gather(1, (traj.length.long() - 1).clamp(min=0)[:, None])[:, 0]
+            early = torch.where(valids[0], values[0] - last, 0.0)
+            if bool((early != 0).any()):
+                parts[ON_THE_WAY] = early, valids[0]
         value, valid = torch.stack(values).mean(0), torch.stack(valids).all(0)
         self.calls += 1
         self.rows += len(rows)
         self.seconds += took
         self.latencies.append(took / len(rows))
         self.invalid.update(reasons.values())
-        return Scores(torch.where(valid, value, 0.0), valid, reasons)
+        return Scores(torch.where(valid, value, 0.0), valid, reasons, parts)
+
+    @property
+    def audited(self) -> set[str]:
+        """The channels that the number is made of, as far as they are named."""
+        return {*self.members, *([self.channel] if self.channel else [])}
 
     @property
     def members(self) -> list[str]:
@@ -109,3 +126,25 @@ class Scorer:
             return self.members
         found = "none was named" if self.channel is None else f"found {self.channel!r}"
         raise RewardError(f"the reward has the channels {', '.join(sorted(names))}; {found}: choose one of them")
+
+
+def together(several: Sequence[Scores]) -> Scores:
+    """Scores of rows that follow one another, as one; a part that some of them lack has no verdict there.
+
+    >>> one, two = torch.ones(1).double(), torch.ones(2).double()
+    >>> found = together([Scores(one, one.bool(), {0: "why"}), Scores(two, two.bool(), {1: "so"}, {"x": (two, two.bool())})])
+    >>> found.reasons, found.parts["x"][1].tolist()
+    ({0: 'why', 2: 'so'}, [False, True, True])
+    """
+    if not several:
+        return Scores(torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.bool), {})
+    reasons: dict[int, str] = {}
+    parts: dict[str, Part] = {}
+    first = 0
+    for one in several:
+        reasons |= {first + k: why for k, why in one.reasons.items()}
+        first += len(one.value)
+    for name in dict.fromkeys(name for one in several for name in one.parts):
+        each = [one.parts.get(name, (torch.zeros_like(one.value), torch.zeros_like(one.valid))) for one in several]
+        parts[name] = torch.cat([value for value, _ in each]), torch.cat([valid for _, valid in each])
+    return Scores(torch.cat([one.value for one in several]), torch.cat([one.valid for one in several]), reasons, parts)

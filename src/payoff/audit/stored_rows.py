@@ -128,6 +128,13 @@ class Responses(Sequence[Row]):
         """Whether any of them comes from a pair."""
         return any(code % 3 for code in self._places)
 
+    @property
+    def pairs(self) -> tuple[list[int], list[int]]:
+        """The places of what was chosen, and of what was rejected instead of each."""
+        place = {code: k for k, code in enumerate(self._places)}
+        both = [(k, place[code + 1]) for code, k in place.items() if code % 3 == 1 and code + 1 in place]
+        return [better for better, _ in both], [worse for _, worse in both]
+
     def source(self, place: int) -> int:
         """The place, among the rows, of the row that a response stands in."""
         return self._places[place] // 3

@@ -1,7 +1,7 @@
 """A reward of transitions against the true one: how far apart the two are, and what optimising the one loses of the other.
 
 Rows have `state`, `action` and `next_state`, and the true reward of each under the gold field, or a scorer of the truth. Where the
-states can be counted, the rows make an empirical process in which everything is computed; else EPIC is estimated from the rows.
+states can be counted, the rows make an empirical process in which everything is computed; else the distances are estimated.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from torch import Tensor
 from payoff.audit.asked import Asked, Family
 from payoff.audit.attempts import number
 from payoff.audit.distance import canonicalise, dard, epic, optimal_regret, starc, worst_regret
-from payoff.audit.distance_samples import Transitions, sampled_epic
 from payoff.audit.measurement import Measurement
 from payoff.audit.scorer import Row, Score
+from payoff.audit.transition_samples import Found, sampled_distances
 from payoff.intervals import Interval
 from payoff.tasks.mdp import MDP
 
@@ -69,7 +69,7 @@ def transition_distances(
     often as it was left; a state that was only ever entered ends the episode and pays nothing; an action never tried in a state
     does there what the one tried most often does. Intervals are percentiles over rows drawn again (40 times). EPIC needs rewards
     of transitions that never happened: it is there only with a scorer of the truth. With states that cannot be counted (numbers
-    that do not recur, more than a hundred) only EPIC is there, over pairs of the rows (`sampled_epic`).
+    that do not recur, more than a hundred) and such a scorer the three distances are estimated (`sampled_distances`), no regret.
     discount: of the returns. Raises ValueError unless 0 <= discount < 1.
 
     >>> from payoff.audit.scorer import Scorer
@@ -100,7 +100,7 @@ def transition_distances(
     mine, true = given.value[keep], torch.tensor([wanted[k] or 0.0 for k in keep], dtype=torch.float64)
     table = Table.of(moves, [rows[k] for k in keep])
     if table is None:
-        return _uncounted(score, truth, moves, discount, seed, note)
+        return _uncounted(sampled_distances(score, truth, moves, mine, true, discount=discount, seed=seed), note)
     return _counted(table, mine, true, _epic_of(table, score, truth, discount), discount, seed, note)
 
 
@@ -230,54 +230,14 @@ def _epic_of(table: Table, score: Score, truth: Score | None, discount: float) -
     return epic(first, second, mdp), f"Over all {s * a * s} combinations, whether they can happen or not."
 
 
-def _uncounted(score: Score, truth: Score | None, moves: Sequence[Row], discount: float, seed: int, note: str) -> list[Measurement]:
-    """EPIC from the rows, where both rewards can be asked for any transition."""
+def _uncounted(found: Found, note: str) -> list[Measurement]:
+    """What can be estimated where states cannot be counted."""
     why = f"There are too many states to be counted. {note}".strip()
-    absent = {name: MEASURES.missing(name, why) for name in MEASURES.asked}
-    if truth is None:
-        absent["distance-epic"] = MEASURES.missing("distance-epic", f"{why} EPIC needs a scorer of the truth.".strip())
-        return list(absent.values())
-    rng = torch.Generator().manual_seed(seed)
-    places = torch.randperm(len(moves), generator=rng)
-    wide, over = places[:500], places[:40]
-
-    def of(one: Score) -> Any:
-        def reward(state: Tensor, action: Tensor, after: Tensor) -> Tensor:
-            asked = [
-                {
-                    "state": moves[i]["state"],
-                    "action": moves[j]["action"],
-                    "next_state": moves[k]["next_state"] if k >= 0 else moves[-k - 1]["state"],
-                }
-                for i, j, k in zip(state.tolist(), action.tolist(), after.tolist(), strict=True)
-            ]
-            found = one([_plain(row) for row in asked])
-            return torch.where(found.valid, found.value, 0.0)
-
-        return reward
-
-    # States are told by the row they were left in; the one that a row leads to is the state left in the row that says the same.
-    left = {json.dumps(row["state"], default=str): k for k, row in enumerate(moves)}
-    reached = [left.get(json.dumps(moves[k]["next_state"], default=str)) for k in range(len(moves))]
-    usable = torch.tensor([k for k in wide.tolist() if reached[k] is not None], dtype=torch.int64)
-    if len(usable) < 10:
-        absent["distance-epic"] = MEASURES.missing(
-            "distance-epic", "Fewer than ten transitions lead to a state that is left again."
-        )
-        return list(absent.values())
-    entered = torch.tensor([-(reached[k] or 0) - 1 for k in usable.tolist()], dtype=torch.int64)
-    first, second = (_left(of(one)) for one in (truth, score))
-    coverage = Transitions(over, over, over)
-    estimate = sampled_epic(first, second, Transitions(usable, usable, entered), discount=discount, coverage=coverage, seed=seed)
-    absent["distance-epic"] = MEASURES.found(
-        "distance-epic", estimate, None, note=f"From {len(usable)} transitions. {note}".strip()
-    )
-    return list(absent.values())
-
-
-def _left(reward: Any) -> Any:
-    """The same with places below 0 read as the states left in the rows -place - 1."""
-    return lambda state, action, after: reward(torch.where(state < 0, -state - 1, state), action, after)
+    measured = []
+    for name in MEASURES.asked:
+        estimate, told = found.get(name, (None, why))
+        measured.append(MEASURES.found(name, estimate, note=f"{told} {note}".strip()) if estimate else MEASURES.missing(name, told))
+    return measured
 
 
 def _parts_most(table: Table, mine: Tensor, true: Tensor, discount: float) -> tuple[Mapping[str, Any], ...]:

@@ -161,7 +161,8 @@ class OnlineReward:
             else:
                 value, valid = (x.detach().numpy() for x in outcome(channel, traj))
             told = value.astype(np.float32)
-            if 0 in valid.tobytes():  # many times faster than `all` on the few lanes that there are at every step
+            # The bytes are many times faster than `all` on the few lanes that there are at every step.
+            if channel.valid is not traj.exists and 0 in valid.tobytes():
                 told[~valid] = 0
                 unknown[name] = ~valid if lanes is None else _spread(~valid, lanes, self.count)
             channels[name] = told = told if lanes is None else _spread(told, lanes, self.count)

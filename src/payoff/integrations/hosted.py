@@ -19,6 +19,7 @@ from payoff.build import REWARDS, TRANSFORMS, resolve
 from payoff.catalogue import nearest
 from payoff.config import ConfigError, OnPart, Part, PartLike, RunFile, ScoringFile, ShapingLike, TermFile, code_beside
 from payoff.contents import part_name, sees
+from payoff.integrations.token_batches import cut_behind
 from payoff.pipeline import Loss, Shaping, Signal, Target, checked_rewards, on, weigh
 from payoff.rewards import RewardError, as_signal, resolve_reward
 from payoff.rows import from_rows
@@ -258,7 +259,29 @@ def pairs_of(weights: Mapping[str, float | int] | None) -> tuple[tuple[str, floa
     return tuple(sorted((str(k), float(w)) for k, w in dict(weights or {}).items()))
 
 
-def text_row(response: str, reference: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A row for graders: the fields, without those that would make a stored rollout of it, then response and reference."""
-    kept = {name: value for name, value in fields.items() if name not in ("tokens", "actions", "group", "steps")}
-    return {**kept, "response": response, "reference": reference}
+def text_row(response: str, reference: Any, fields: Mapping[str, Any], *, separator: str | None = None) -> dict[str, Any]:
+    """A row for graders: the fields, without those that would make a stored rollout of it, then response, reference and steps.
+
+    steps: the fields' own where they are texts that the response has one after the other (a tool's may stand between); those of
+           anything else, such as a solution in the data set, are not what was written: then the response, cut behind every
+           `separator` (None: one step)
+
+    >>> text_row("a;b", None, {"steps": ["x"]}, separator=";")["steps"], text_row("a;b", None, {"steps": ["a", "b"]})["steps"]
+    (['a;', 'b'], ['a', 'b'])
+    """
+    kept = {name: value for name, value in fields.items() if name not in ("tokens", "actions", "group")}
+    steps = _steps_of(fields.get("steps"), response) or cut_behind(response, separator)
+    return {**kept, "response": response, "reference": reference, "steps": steps}
+
+
+def _steps_of(steps: Any, response: str) -> list[str]:
+    """These, where they are texts that a response has one after the other; else none."""
+    if not isinstance(steps, list | tuple) or not any(steps) or not all(isinstance(step, str) for step in steps):
+        return []
+    at = 0
+    for step in steps:
+        found = response.find(step, at)
+        if found < 0:
+            return []
+        at = found + len(step)
+    return list(steps)

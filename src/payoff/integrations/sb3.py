@@ -225,6 +225,6 @@ class DictCreditBuffer(_Credited, DictRolloutBuffer):
 
 def _rows(observations: Any, count: int) -> Any:
     """One observation per lane: SB3 stacks the parts of a dict instead."""
-    if not isinstance(observations, Mapping):
+    if isinstance(observations, np.ndarray) or not isinstance(observations, Mapping):  # the first is known at once
         return observations
     return [{key: part[i] for key, part in observations.items()} for i in range(count)]

@@ -51,6 +51,18 @@ def written(ids: Sequence[int], tokenizer: Any) -> dict[str, Any]:
     return {"response": tokenizer.decode(ids, skip_special_tokens=True), "tokens": [tokenizer.decode([i]) for i in ids]}
 
 
+def cut_behind(text: str, separator: str | None) -> list[str]:
+    """A text cut behind every separator; what is left behind the last one is a step where it is not empty. None: one step.
+
+    >>> cut_behind("a;b;", ";"), cut_behind("a;b", None), cut_behind("", ";")
+    (['a;', 'b;'], ['a;b'], [''])
+    """
+    if not separator:
+        return [text]
+    *closed, rest = text.split(separator)
+    return [part + separator for part in closed] + ([rest] if rest or not closed else [])
+
+
 def weights(channel: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
     """A channel as the plain number of every action: 0 without verdict, beyond the end and where the policy did not act."""
     known = traj.mask & channel.valid

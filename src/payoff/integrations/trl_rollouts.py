@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from payoff.foreign.batches import is_conversation, said
-from payoff.integrations.token_batches import groups_of, stops_of
+from payoff.integrations.token_batches import cut_behind, groups_of, stops_of
 from payoff.pipeline import concatenate_rewards
 from payoff.trajectories import Channel, Rewards, StopReason, Trajectories, concatenate, fresh_ids
 
@@ -67,7 +67,8 @@ def rollouts(
     """Completions as trajectories: one action per token, or per step of the text where a separator has no tokenizer to find it.
 
     Items hold the columns, `prompt` (text) and `response` (of a conversation the last message's), `messages` and `completion` of
-    a conversation, `steps` and, with a tokenizer, `tokens`. multiple: T is rounded up to a multiple of it.
+    a conversation, `steps` (the whole response as one where nothing says how to cut it) and, with a tokenizer, `tokens`.
+    multiple: T is rounded up to a multiple of it.
     """
     by_token = call.completion_ids is not None and (steps is not None or separator is None)
     items: list[dict[str, Any]] = []
@@ -84,7 +85,7 @@ def rollouts(
         written = [list(ids) or [-1] for ids in call.completion_ids or ()]
     else:
         for item in items:
-            item["steps"] = _steps(item["response"], separator)
+            item["steps"] = cut_behind(item["response"], separator)
         written = [[-1] * len(item["steps"]) for item in items]
     length = torch.tensor([len(ids) for ids in written], dtype=torch.int64)
     width = -(-max(map(len, written), default=1) // multiple) * multiple
@@ -96,6 +97,8 @@ def rollouts(
         mask[row, : len(acted)] = torch.tensor(acted, dtype=torch.bool)
     exists = torch.arange(width) < length[:, None]
     step = torch.where(exists, 0 if by_token else torch.arange(width), -1).int()
+    if by_token and steps is None:  # a column of that name would be the data set's, not what was written
+        items = [{**item, "steps": [item["response"]]} for item in items]
     if by_token and steps is not None and len(written):
         step, texts = steps(actions.clamp(min=0), length)
         items = [{**item, "steps": text["steps"], "tokens": text["tokens"]} for item, text in zip(items, texts, strict=True)]
@@ -152,14 +155,6 @@ def _text(prompt: Any) -> str:
         parts = [content] if isinstance(content, str) else [part.get("text", "") for part in content]
         texts += [part for part in parts if part]
     return "\n".join(texts)
-
-
-def _steps(text: str, separator: str | None) -> list[str]:
-    """The text cut behind every separator; what is left behind the last one is a step where it is not empty."""
-    if separator is None:
-        return [text]
-    *closed, rest = text.split(separator)
-    return [part + separator for part in closed] + ([rest] if rest or not closed else [])
 
 
 class Whole(NamedTuple):

@@ -32,6 +32,7 @@ def compute_score(
     weights: Mapping[str, float | int] | None = None,
     term: str = "",
     invalid: float = 0.0,
+    step_separator: str | None = None,
     reward_router_address: str | None = None,
     reward_model_tokenizer: Any = None,
 ) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def compute_score(
     invalid: the number of a row without verdict. verl's own estimators would make every advantage of the group not-a-number
              out of .nan; the estimators named payoff/... want it, and give such a row no weight. The payoff trainers read
              `reward_valid` and need neither.
+    step_separator: text that closes a step of the response, for graders of `steps`; None: it is one step, unless `extra_info` has
+             `steps` that the response consists of
     reward_router_address, reward_model_tokenizer: what verl hands over where it serves a reward model; not used
 
     The rows that graders see have the fields of `extra_info`, `response`, `reference` (the ground truth) and `data_source`.
@@ -51,7 +54,7 @@ def compute_score(
     >>> found["score"], found["reward_valid"], found["answer-match"], found["answer-match_valid"]
     (1.0, 1.0, 1.0, 1.0)
     """
-    row = text_row(solution_str, ground_truth, {**(extra_info or {}), "data_source": data_source})
+    row = text_row(solution_str, ground_truth, {**(extra_info or {}), "data_source": data_source}, separator=step_separator)
     return extras_of(checked_reward(reward, weights, term)([row])[0], invalid=invalid)
 
 

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any
 
 from payoff.sandbox import starting
-from payoff.sandbox.isolation import LIMITS
+from payoff.sandbox.isolation import LIMITS, LONGEST
 from payoff.sandbox.plain import NotPlainError, load, plain
 from payoff.sandbox.results import LEVELS, CaseResult, Ended, Limits, Result
 from payoff.sandbox.server import BY_CLOCK, BY_MEMORY, NOT_CONFINED, REPLY
@@ -106,14 +106,12 @@ class Sandbox:
                 continue
 
     def _ask(self, server: starting.Started, job: bytes, stdin: bytes, limits: Limits, *, returns: bool) -> Result:
-        passed: list[int] = []  # the job, stdout, stderr, what is returned, stdin
+        passed: list[int] = []  # stdout, stderr, what is returned, stdin, the job if it is long
         try:
-            for _ in range(5 if stdin else 4):
+            for content in (b"", b"", b"", *([stdin] if stdin else []), *([job] if len(job) > LONGEST else [])):
                 passed.append(os.memfd_create("payoff"))
-            _fill(passed[0], job)
-            if stdin:
-                _fill(passed[4], stdin)
-            asked = LIMITS.pack(*_NUMBERS_OF(limits), bool(stdin), len(job))
+                _fill(passed[-1], content)
+            asked = LIMITS.pack(*_NUMBERS_OF(limits), bool(stdin), len(job)) + (job if len(job) <= LONGEST else b"")
             answer, why = b"", "the sandbox's server died"
             try:
                 with server.line() as line:
@@ -131,7 +129,7 @@ class Sandbox:
                 server.process.kill()
             except ConnectionError:
                 server.dead = True
-            texts = [_content(file, limits.output) for file in passed[1:4]]
+            texts = [_content(file, limits.output) for file in passed[:3]]
         finally:
             for file in passed:
                 os.close(file)
@@ -239,4 +237,6 @@ def _fill(file: int, content: bytes) -> None:
 def _content(file: int, limit: int) -> tuple[bytes, bool]:
     """The beginning of a file, and whether there is more of it."""
     size = os.fstat(file).st_size
+    if not size:
+        return b"", False
     return os.pread(file, min(size, limit), 0), size > limit

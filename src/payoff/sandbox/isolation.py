@@ -1,7 +1,8 @@
 """What surrounds a run: made ready once by the server, closed around each run by the run's own first process.
 
-`prepare` leaves the host behind (its users, network, files) and says what it could get; `Ground.confine` does the rest after the
-fork, in the child, with nothing of the program loaded yet. Whatever fails raises: a run is confined as its level says, or not run.
+`prepare` leaves the host behind (its users, network, files) and says what it could get; the calls that `Ground` lays out do the
+rest after the fork, in the child, with nothing of the program loaded yet. Whatever fails raises: a run is confined as its level
+says, or not run.
 """
 
 from __future__ import annotations
@@ -15,11 +16,25 @@ from payoff.sandbox import filters, groups, kernel
 NOBODY = 65534
 SCRATCH = "/tmp"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-_OWN = kernel.NEW_USER | kernel.NEW_PIDS | kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS
+# Those in which a run can make something. Of its server's network, IPC and UTS namespaces it can use nothing: no call that its
+# filter lets through makes or finds a socket with a name, a queue, a segment or a set of semaphores, or sets a name.
+_OWN = kernel.NEW_USER | kernel.NEW_PIDS | kernel.NEW_MOUNTS
 _CPU, _FILE_SIZE, _STACK, _CORE, _PROCESSES, _FILES, _LOCKED, _ADDRESSES, _SIGNALS, _QUEUES = 0, 1, 3, 4, 6, 7, 8, 9, 11, 12
 _SAME_FOR_ALL = {_CORE: 0, _STACK: 64 << 20, _LOCKED: 0, _QUEUES: 0, _SIGNALS: 256}
 LIMITS = struct.Struct("<ddQQQIIBQ")  # cpu, wall, memory, scratch, output, processes, files, whether it has a stdin, bytes of job
 _REMEMBERED = 64  # sets of limits
+_ASKED = _CPU, _ADDRESSES, _FILE_SIZE, _FILES, _PROCESSES
+# What a child is told: limits, soft and hard; options of the scratch folder; bytes of job, and the job unless it comes as a file.
+_SCRATCH_AT = 16 * len(_ASKED)
+SIZE_AT = _SCRATCH_AT + 96
+JOB_AT = SIZE_AT + 8
+LONGEST = 4096  # bytes of a job that is told
+
+# Descriptors in a child, before it has its own: of the server's it has no other, and what it is given comes last.
+LINE, LANDLOCK, TROUBLE, CAME = 4, 5, 6, 7
+_PLACES = 1, 2, 3, 0  # of what comes: stdout, stderr, what is returned, stdin; and then the job, if it is long
+GIVEN = len(_PLACES) + 1
+JOB = CAME + len(_PLACES)
 
 
 class Ground:
@@ -34,7 +49,9 @@ class Ground:
         self.filter = kernel.Filter(b"")
         self.groups: list[groups.Group] = []
         self.no_groups = ""
-        self._closing: dict[tuple, kernel.Steps] = {}
+        self.inherited, self.before, self.after = kernel.Steps(), kernel.Steps(), kernel.Steps()
+        self.order = kernel.Inbox(JOB_AT + LONGEST, GIVEN)
+        self._orders: dict[tuple, bytes] = {}
 
     @property
     def flags(self) -> int:
@@ -48,6 +65,7 @@ class Ground:
         kernel.no_new_privileges()
         self.filter = kernel.Filter(filters.inner(self.profile, kernel.MACHINE), filters.OWN_PID)
         self.try_groups()
+        self._lay_out()
         kernel.Filter(filters.outer(self.profile, kernel.MACHINE)).install()
 
     def make_groups(self, folder: str, count: int) -> None:
@@ -66,32 +84,47 @@ class Ground:
             except OSError as error:
                 self.groups, self.no_groups = [], error.strerror or str(error)
 
-    def closing(self, limits: tuple) -> kernel.Calls:
-        """The calls by which a child closes everything around itself, for good."""
-        cpu, _, memory, scratch, output, processes, files, *_ = limits
+    def _lay_out(self) -> None:
+        """The calls that the template makes, and those by which each child of it closes everything around itself: before it waits
+        for its order, and after, for good."""
+        self.inherited.add("prctl", kernel.SET_DEATH_SIGNAL, 9)
+        self.inherited.write(self.proc, "self/oom_score_adj", b"1000")
+        self.before.add("prctl", kernel.SET_DEATH_SIGNAL, 9)
+        if self.level == "strict":
+            self.before.write(self.proc, "self/uid_map", b"%d 0 1" % NOBODY)
+            self.before.write(self.proc, "self/gid_map", b"%d 0 1" % NOBODY)
+        self.before.add("setsid")
+        for number, place in enumerate(_PLACES, CAME):
+            self.after.add("dup3", number, place, 0)
+        order = self.order.address
+        if self.level == "strict":
+            flags = kernel.NO_SETUID | kernel.NO_DEVICES
+            self.after.add("mount", b"scratch", SCRATCH.encode(), b"tmpfs", flags, order + _SCRATCH_AT)
+            self.after.add("chdir", SCRATCH.encode())
+        for number, kind in enumerate(_ASKED):
+            self.after.add("prlimit64", 0, kind, order + 16 * number, 0)
+        self.after.add("capset", *kernel.NO_CAPABILITIES)
+        if self.landlock is not None:
+            self.after.add("landlock_restrict_self", LANDLOCK)
+        self.after.add("seccomp", *self.filter.arguments)
+        self.after.calls += kernel.closing_from(LINE)
+
+    def before_from(self, way: int) -> kernel.Calls:
+        """The calls of a child whose order comes by the descriptor `way`, up to the length of that order."""
+        return [*self.before.calls, kernel.call("dup3", way, LINE, 0), *kernel.closing_from(CAME), self.order.receive(LINE)]
+
+    def told(self, limits: tuple, job: bytes) -> bytes:
+        """What a child is told: its program's limits lie in its memory as the calls that set them read them."""
+        cpu, _, memory, scratch, output, processes, files, _, size = limits
         asked = cpu, memory, scratch, output, processes, files
-        if asked not in self._closing:
-            if len(self._closing) >= _REMEMBERED:
-                self._closing.clear()
-            steps = self._closing[asked] = kernel.Steps()
-            steps.add("prctl", kernel.SET_DEATH_SIGNAL, 9)
-            steps.write(self.proc, "self/oom_score_adj", b"1000")
-            if self.level == "strict":
-                steps.write(self.proc, "self/uid_map", b"%d 0 1" % NOBODY)
-                steps.write(self.proc, "self/gid_map", b"%d 0 1" % NOBODY)
-                options = f"size={scratch},nr_inodes={max(scratch >> 12, 64)},mode=700"
-                flags = kernel.NO_SETUID | kernel.NO_DEVICES
-                steps.add("mount", b"scratch", SCRATCH.encode(), b"tmpfs", flags, options.encode())
-                steps.add("chdir", SCRATCH.encode())
-            steps.add("setsid")
-            wanted = {_CPU: int(cpu) + 1, _ADDRESSES: memory, _FILE_SIZE: max(output + 1, scratch)}
-            for kind, most in (wanted | {_FILES: files, _PROCESSES: processes}).items():
-                steps.add("prlimit64", 0, kind, kernel.allowed(kind, most), 0)
-            steps.add("capset", *kernel.NO_CAPABILITIES)
-            if self.landlock is not None:
-                steps.add("landlock_restrict_self", self.landlock.file)
-            steps.add("seccomp", *self.filter.arguments)
-        return self._closing[asked].calls
+        if asked not in self._orders:
+            if len(self._orders) >= _REMEMBERED:
+                self._orders.clear()
+            wanted = int(cpu) + 1, memory, max(output + 1, scratch), files, processes
+            most = b"".join(kernel.allowed(kind, most) for kind, most in zip(_ASKED, wanted))
+            options = f"size={scratch},nr_inodes={max(scratch >> 12, 64)},mode=700".encode()
+            self._orders[asked] = most + options.ljust(SIZE_AT - _SCRATCH_AT, b"\0")
+        return self._orders[asked] + size.to_bytes(8, "little") + job
 
 
 def prepare(level: str, view: str, packages: list[str], *, use_landlock: bool = True, folder: str = "", count: int = 0) -> Ground:

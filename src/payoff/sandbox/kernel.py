@@ -7,6 +7,8 @@ outside the standard library, so that a server is a few megabytes.
 from __future__ import annotations
 
 import ctypes
+import functools
+import itertools
 import os
 import signal
 import struct
@@ -15,6 +17,9 @@ MACHINE = os.uname().machine
 # name -> number on x86_64 and on aarch64
 _NUMBERS = {
     "write": (1, 64),
+    "close": (3, 57),
+    "getpid": (39, 172),
+    "recvmsg": (47, 212),
     "wait4": (61, 260),
     "chdir": (80, 49),
     "setsid": (112, 157),
@@ -38,7 +43,7 @@ SUPPORTED = MACHINE in ("x86_64", "aarch64")
 _COLUMN = 1 if MACHINE == "aarch64" else 0
 
 NEW_MOUNTS, NEW_UTS, NEW_IPC, NEW_USER = 0x00020000, 0x04000000, 0x08000000, 0x10000000
-NEW_PIDS, NEW_NETWORK, NEW_CGROUP = 0x20000000, 0x40000000, 0x02000000
+NEW_PIDS, NEW_NETWORK, OF_MY_PARENT = 0x20000000, 0x40000000, 0x00008000
 READ_ONLY, NO_SETUID, NO_DEVICES, REMOUNT, BIND, RECURSIVE, PRIVATE, MOVE = 1, 2, 4, 32, 4096, 16384, 1 << 18, 8192
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _DETACH, _INTO_GROUP = 2, 1 << 33
@@ -58,6 +63,9 @@ _mount = _libc.mount
 _mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 
 
+# The same without a copy of the error's number kept for each call, which costs a run the pages that the copy lies in.
+_quick = ctypes.PyDLL(None).syscall
+_quick.restype, _quick.argtypes = _syscall.restype, _syscall.argtypes
 _ZEROS = (0,) * 6
 
 
@@ -66,7 +74,7 @@ def _failed(what: str) -> OSError:
     return OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def system_call(name: str, *arguments: int) -> int:
+def system_call(name: str, *arguments: int | None) -> int:
     """The result of a system call by name, its arguments numbers or addresses; raises OSError."""
     result = _syscall(_NUMBERS[name][_COLUMN], *arguments, *_ZEROS[len(arguments) :])
     if result < 0:
@@ -86,6 +94,14 @@ def clone(flags: int, group: int = 0) -> int:
     return system_call("clone3", ctypes.addressof(wanted), 88)
 
 
+def clones(flags: int, count: int) -> list[int]:
+    """So many at once, without a line of Python between them: the processes, -1 for each that could not be had.
+
+    In a child the list is shorter, of as many as were made before it.
+    """
+    return list(itertools.islice(iter(functools.partial(_quick, *call("clone", flags | signal.SIGCHLD)), 0), count))
+
+
 Calls = list[tuple[int | None, ...]]
 
 
@@ -98,8 +114,7 @@ class Steps:
 
     def add(self, name: str, *arguments: int | bytes | None) -> None:
         """One more call; bytes stand for the address of a copy of them, None as the first for what the call before it gave."""
-        numbers = [self._address(value) if isinstance(value, bytes) else value for value in arguments]
-        self.calls.append((_NUMBERS[name][_COLUMN], *numbers, *_ZEROS[len(numbers) :]))
+        self.calls.append(call(name, *[self._address(value) if isinstance(value, bytes) else value for value in arguments]))
 
     def write(self, folder: int, path: str, text: bytes) -> None:
         """Write into a file, and leave it open: what comes after closes everything."""
@@ -111,21 +126,37 @@ class Steps:
         return ctypes.addressof(self._texts[-1])
 
 
-def placed(places: tuple[int, ...], files: list[int]) -> Calls:
-    """Calls that put descriptors where a child is to have them."""
-    return [(_DUP3, file, place, 0, 0, 0, 0) for place, file in zip(places, files)]
+def call(name: str, *arguments: int | None) -> tuple[int | None, ...]:
+    """A system call as numbers."""
+    return _NUMBERS[name][_COLUMN], *arguments, *_ZEROS[len(arguments) :]
 
 
-_DUP3 = _NUMBERS["dup3"][_COLUMN]
-
-
-def take(calls: Calls) -> None:
-    """Make the calls in order; OSError with the name of the first that fails."""
-    call, result = _syscall, 0
+def take(calls: Calls) -> int:
+    """Make the calls in order, and give what the last one gave; OSError with the name of the first that fails."""
+    make, result = _quick, 0
     for number, first, second, third, fourth, fifth, sixth in calls:
-        result = call(number, result if first is None else first, second, third, fourth, fifth, sixth)
-        if result < 0:
-            raise _failed(next(name for name, numbers in _NUMBERS.items() if numbers[_COLUMN] == number))
+        before = result if first is None else first
+        result = make(number, before, second, third, fourth, fifth, sixth)
+        if result < 0:  # once more, to see why
+            name = next(name for name, numbers in _NUMBERS.items() if numbers[_COLUMN] == number)
+            result = system_call(name, before, second, third, fourth, fifth, sixth)
+    return result
+
+
+class Inbox:
+    """Where a process takes a message, and descriptors with it, at an address that is known beforehand."""
+
+    def __init__(self, size: int, files: int) -> None:
+        self.text = ctypes.create_string_buffer(size)
+        self.address, self.view = ctypes.addressof(self.text), memoryview(self.text).cast("B")
+        self._beside = ctypes.create_string_buffer(16 + (4 * files + 7) // 8 * 8)
+        self._part = ctypes.create_string_buffer(struct.pack("@PN", self.address, size), 16)
+        places = 0, 0, ctypes.addressof(self._part), 1, ctypes.addressof(self._beside), len(self._beside), 0
+        self._header = ctypes.create_string_buffer(struct.pack("@PIPNPNi", *places), 56)
+
+    def receive(self, line: int) -> tuple[int | None, ...]:
+        """The call that waits for the message and gives its length, 0 where nobody is left who could send one."""
+        return call("recvmsg", line, ctypes.addressof(self._header), 0)
 
 
 _status, _usage = ctypes.create_string_buffer(4), ctypes.create_string_buffer(144)
@@ -184,6 +215,13 @@ def be_dumpable() -> None:
     _prctl(_SET_DUMPABLE, 1, 0, 0, 0)
 
 
+def tidy() -> None:
+    """Have the allocator put together what is free, where it can, and so touch less of it later."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
 def no_new_privileges() -> None:
     if _prctl(_SET_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
         raise _failed("no_new_privs")
@@ -217,12 +255,15 @@ def drop_bounding_set() -> None:
         _prctl(_CAP_BOUNDING_DROP, capability, 0, 0, 0)
 
 
-def close_from(first: int) -> None:
-    """Close every descriptor from `first` on."""
+def closing_from(first: int) -> Calls:
+    """The calls that close every descriptor from `first` on."""
+    one = call("close_range", first, 0xFFFFFFFF, 0)
     try:
-        system_call("close_range", first, 0xFFFFFFFF, 0)
-    except OSError:
-        os.closerange(first, 65536)
+        take([call("close_range", 0xFFFFFFFE, 0xFFFFFFFE, 0)])
+    except OSError:  # before Linux 5.9; what is not open cannot be closed, and so is opened first
+        numbers = range(first, min(os.sysconf("SC_OPEN_MAX"), 1024))
+        return [step for number in numbers for step in (call("dup3", 0, number, 0), call("close", number))]
+    return [one]
 
 
 class Filter:

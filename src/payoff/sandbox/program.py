@@ -51,13 +51,24 @@ def run(job: tuple, scratch: str | None) -> int:
     return _tools(*rest)
 
 
-def _module(source: str, name: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    module.__file__ = FILE
-    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
-    sys.modules[name] = module
-    linecache.cache[FILE] = (len(source), None, source.splitlines(True), FILE)
+_modules: dict[str, types.ModuleType] = {}
+_lines: list[str] = []  # of the program, for whoever shows where something happened
+
+
+def prepare() -> None:
+    """What every program needs, made before there is one."""
+    for name in ("__main__", "candidate"):
+        module = _modules[name] = types.ModuleType(name)
+        module.__file__ = FILE
+        module.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.argv = [FILE]
+    _lines.clear()
+    linecache.cache[FILE] = (1, None, _lines, FILE)
+
+
+def _module(source: str, name: str) -> types.ModuleType:
+    module = sys.modules[name] = _modules[name]
+    _lines.extend(source.splitlines(True))
     if "random" in source:  # or every run would draw what the run before it drew
         random.seed()
     return module

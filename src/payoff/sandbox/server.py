@@ -1,8 +1,8 @@
-"""The server: a small process that has imported nothing but the standard library, and forks a confined child for every run.
+"""The server: a small process that has imported nothing but the standard library, and has a confined child for every run.
 
 It talks to its owner alone, over a socket that has no name. A request carries numbers and descriptors, which the server passes on
-without looking at what is in them, so that no run finds another's program in the memory it was forked with. Every connection has
-one run at a time; closing it ends the run.
+without looking at what is in them. Every connection has one run at a time; closing it ends the run. Children are forked by the
+template (`template`), ahead of need while there is much to do, and wait for their order; after a pause none is left waiting.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ import struct
 import sys
 import time
 
-from payoff.sandbox import isolation, kernel, program
-from payoff.sandbox.groups import Group
-from payoff.sandbox.isolation import LIMITS, SCRATCH, Ground
+from payoff.sandbox import isolation, kernel, memory, program, template
+from payoff.sandbox.isolation import GIVEN, LIMITS, LONGEST, Ground
+from payoff.sandbox.processes import Processes
 
 REPLY = struct.Struct("<iddQdB")  # status, seconds as user and in the system, peak memory, seconds of the clock, what ended it
 BY_ITSELF, BY_CLOCK, NOT_CONFINED, BY_MEMORY = 0, 1, 2, 3
 GLANCE = 0.05  # seconds between looks at what a run's processes hold together
-PAGE = os.sysconf("SC_PAGE_SIZE")
+STDIN = 3  # which of the descriptors given
+AHEAD = 8  # children that wait for an order at most
+PAUSE = 0.5  # seconds without a run after which none of them is kept
 
 # What programs import most, so that they find it loaded; a server at the level without files has nothing else.
 WARM = """
@@ -42,68 +44,123 @@ unittest unittest.mock urllib.parse xml.dom.minidom xml.etree.ElementTree zipfil
 """
 
 
-class Running:
-    """A run on its way."""
+class Request:
+    """A run that is asked for: by which connection, with which limits, what is said to its child and given to it."""
 
-    __slots__ = ("began", "group", "line", "looked", "memory", "pid", "until", "why")
+    __slots__ = ("files", "limits", "line", "said")
 
-    def __init__(self, pid: int, line: _socket.socket, began: float, limits: tuple, group: Group | None) -> None:
-        self.pid, self.line, self.began, self.looked, self.group = pid, line, began, began, group
-        self.until, self.memory, self.why = began + limits[1], limits[2], BY_ITSELF
+    def __init__(self, line: _socket.socket, limits: tuple, said: bytes, files: list[int]) -> None:
+        self.line, self.limits, self.said, self.files = line, limits, said, files
+
+    def drop(self) -> None:
+        """Let go of what is to be given."""
+        for file in self.files:
+            if file:
+                os.close(file)
+        self.files = []
+
+
+class Child:
+    """A process that waits for its order or has it, as `request`."""
+
+    __slots__ = ("began", "looked", "memory", "pid", "request", "slot", "until", "watch", "why")
+
+    def __init__(self, pid: int, slot: int) -> None:
+        self.pid, self.slot, self.watch = pid, slot, os.pidfd_open(pid)
+        self.request: Request | None = None
+        self.began = self.looked = self.memory = 0.0
+        self.until, self.why = float("inf"), BY_ITSELF
+
+    def begin(self, request: Request) -> None:
+        self.request = request
+        self.began = self.looked = time.monotonic()
+        self.until, self.memory = self.began + request.limits[1], request.limits[2]
+
+    def stop(self, why: int) -> None:
+        self.why, self.until = why, float("inf")
+        os.kill(self.pid, signal.SIGKILL)
 
 
 class Server:
-    """Requests in, children out, replies back, until the owner is gone."""
+    """Requests in, orders to children out, replies back, until the owner is gone."""
 
-    def __init__(self, control: _socket.socket, owner: int, ground: Ground) -> None:
-        self.control, self.ground = control, ground
-        self.poll = select.epoll()
-        self.poll.register(control, select.EPOLLIN)
-        self.poll.register(owner, select.EPOLLIN)
-        self.owner = owner
-        self.lines: dict[int, _socket.socket] = {}
-        self.running: dict[int, Running] = {}  # by pidfd
-        self.of_line: dict[int, int] = {}  # descriptor of a connection -> pidfd
-        self.trouble, self.troubled = os.pipe()
+    def __init__(self, control: _socket.socket, owner: int, ground: Ground, places: int, added: int) -> None:
+        self.added = added  # bytes in every child that no program asked for
+        self.control, self.owner, self.ground = control, owner, ground
+        self.trouble, troubled = os.pipe()
         os.set_blocking(self.trouble, False)
-        self.told: dict[int, bytes] = {}  # by process, why it could not be confined
-        self.kills = 0
-        self.grouped = bool(ground.groups)
-        self.watches = ground.level == "strict" and not self.grouped
-        self._killed_for_memory()
+        self.slots = [template.Slot() for _ in range(places)]
+        others = [control.fileno(), owner, self.trouble]
+        self.template, self.births = template.start(ground, self.slots, others, troubled)
+        os.close(troubled)
+        self.free = list(range(places))
+        self.poll = select.epoll()
+        for file in (control.fileno(), owner, self.births.fileno()):
+            self.poll.register(file, select.EPOLLIN)
+        self.lines: dict[int, _socket.socket] = {}
+        self.queue: list[Request] = []
+        self.coming = 0  # children asked for that are not born yet
+        self.waiting: list[Child] = []
+        self.running: dict[int, Child] = {}  # by the descriptor of its connection
+        self.children: dict[int, Child] = {}  # all of them, by pidfd
+        self.asked = 0  # runs since the last pause
+        self.last = time.monotonic()  # when one was asked for or ended
+        self.told: dict[int, bytes] = {}  # by slot, why its child could not be confined
+        self.proc = Processes(ground.proc)
+        self.watches = ground.level == "strict" and not ground.groups
+        # Where a run has no namespaces of its own, those that wait would count against the number of its threads.
+        self.ahead = AHEAD if ground.level == "strict" else 0
 
     def serve(self) -> None:
         while True:
-            wait = -1.0
-            if self.running:
-                next_look = GLANCE if self.watches else float("inf")
-                soonest = min(min(run.until, run.looked + next_look) for run in self.running.values())
-                wait = min(max(soonest - time.monotonic(), 0) + 0.001, 60.0)
-            for number, _ in self.poll.poll(wait):
-                if number in self.running:
-                    self._ended(number)
+            for number, _ in self.poll.poll(self._rest()):
+                if number in self.children:
+                    self._ended(self.children[number])
                 elif number in self.lines:
                     self._requested(number)
+                elif number == self.births.fileno():
+                    if not self._born():
+                        return
                 elif number == self.control.fileno():
                     if not self._connected():
                         return
                 elif number == self.owner:
                     return
-            now = time.monotonic()
-            for run in self.running.values():
-                if run.until <= now:
-                    run.why, run.until = BY_CLOCK, float("inf")
-                    os.kill(run.pid, signal.SIGKILL)
-                elif self.watches and run.looked + GLANCE <= now:
-                    run.looked = now
-                    self._watch_memory(run)
+            while self.queue and self.waiting:
+                self._order(self.queue.pop(0), self.waiting.pop(0))
+            self._ask()
+            self._look()
 
     def end(self) -> None:
         """Nothing goes on without the server."""
+        self.births.close()
+        for child in self.children.values():
+            os.kill(child.pid, signal.SIGKILL)
+        for child in self.children.values():
+            os.waitpid(child.pid, 0)
+
+    def _rest(self) -> float:
+        """Seconds to wait for an event."""
+        if self.running:
+            next_look = GLANCE if self.watches else float("inf")
+            soonest = min(min(run.until, run.looked + next_look) for run in self.running.values())
+            return min(max(soonest - time.monotonic(), 0) + 0.001, 60.0)
+        return PAUSE if self.waiting or self.coming else -1.0
+
+    def _look(self) -> None:
+        """Stop what has run for too long or holds too much, and after a pause those that wait for nothing."""
+        now = time.monotonic()
         for run in self.running.values():
-            os.kill(run.pid, signal.SIGKILL)
-        for run in self.running.values():
-            os.waitpid(run.pid, 0)
+            if run.until <= now:
+                run.stop(BY_CLOCK)
+            elif self.watches and run.looked + GLANCE <= now:
+                run.looked = now
+                if self.proc.held_below(run.pid, self.added) > run.memory:
+                    run.stop(BY_MEMORY)
+        if not (self.running or self.queue) and self.last + PAUSE <= now:
+            self.asked = 0
+            while self.waiting:
+                self.waiting.pop().stop(BY_ITSELF)
 
     def _connected(self) -> bool:
         said, files = received(self.control, 1, 1)
@@ -117,80 +174,128 @@ class Server:
     def _requested(self, number: int) -> None:
         line = self.lines[number]
         try:
-            said, files = received(line, LIMITS.size, 5)
+            said, files = received(line, LIMITS.size + LONGEST, GIVEN)
         except OSError:
             said, files = b"", []
-        if number in self.of_line:  # a caller that does not wait for its answer is gone
-            run = self.running[self.of_line[number]]
-            run.until = float("inf")
-            os.kill(run.pid, signal.SIGKILL)
+        early = [request for request in self.queue if request.line is line]
+        if early or number in self.running:  # a caller that does not wait for its answer is gone
+            if number in self.running:
+                self.running[number].stop(BY_ITSELF)
+            for request in early:
+                self.queue.remove(request)
+                request.drop()
             said = b""
         if not said:
             self.poll.unregister(number)
             del self.lines[number]
-            if number not in self.of_line:
+            if number not in self.running:
                 line.close()
             for file in files:
                 os.close(file)
             return
-        limits = LIMITS.unpack(said)
-        began, group = time.monotonic(), None
+        self.asked += 1
+        self.last = time.monotonic()
+        limits = LIMITS.unpack_from(said)
+        if not limits[-2]:
+            files.insert(STDIN, 0)  # the server's own, which is empty
+        self.queue.append(Request(line, limits, self.ground.told(limits, said[LIMITS.size :]), files))
+
+    def _order(self, request: Request, child: Child) -> None:
+        """Have a child that waits do what is asked for."""
+        child.begin(request)
+        self.running[request.line.fileno()] = child
         try:
-            if self.grouped:
-                group = self._group(limits)
-            # Its outputs, what it returns and what it reads; nothing that is held here has a number below 16.
-            calls = kernel.placed((1, 2, 3, 0), files[1:]) + self.ground.closing(limits)
-            pid = kernel.clone(self.ground.flags, group.folder if group else 0)
+            if self.ground.groups:
+                _, _, memory, scratch, output, processes, *_ = request.limits
+                self.ground.groups[child.slot].limit(memory + scratch + 3 * output, processes)
+            beside = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(request.files)}i", *request.files))]
+            self.slots[child.slot].near.sendmsg([request.said], beside)
         except OSError as error:
-            if group:
-                self.ground.groups.append(group)
-            line.send(REPLY.pack(0, 0, 0, 0, 0, NOT_CONFINED) + str(error).encode())
-        else:
-            if pid == 0:
-                child(self.ground, calls, files[0], limits[-1], self.troubled)
-            watch = os.pidfd_open(pid)
-            self.running[watch] = Running(pid, line, began, limits, group)
-            self.of_line[number] = watch
-            self.poll.register(watch, select.EPOLLIN)
-        finally:
-            for file in files:
-                os.close(file)
+            self.told[child.slot] = str(error).encode()
+            child.stop(BY_ITSELF)
+        request.drop()
 
-    def _group(self, limits: tuple) -> Group:
-        """A free control group with a run's limits."""
-        if not self.ground.groups:
-            raise OSError("no control group is free")
-        _, _, memory, scratch, output, processes, *_ = limits
-        group = self.ground.groups.pop()
-        group.limit(memory + scratch + 3 * output, processes)
-        return group
+    def _ask(self) -> None:
+        """Have the template fork the children that are missing, and while one run follows the other some ahead, not one by one."""
+        have = len(self.waiting) + self.coming - len(self.queue)
+        ahead = max(min(self.ahead, self.asked - 1), 0)
+        if self.free and (have < 0 or 2 * have < ahead):
+            slots, self.free = self.free[: ahead - have], self.free[ahead - have :]
+            self.coming += len(slots)
+            self.births.send(b"".join(map(template.NUMBER.pack, slots)))
 
-    def _ended(self, watch: int) -> None:
-        run = self.running.pop(watch)
-        status, user, system, peak = kernel.wait(run.pid)
-        wall = time.monotonic() - run.began
-        self.poll.unregister(watch)  # closing alone would not do: a child that is being confined has a copy for a moment
-        os.close(watch)
+    def _born(self) -> bool:
+        said = self.births.recv(template.BORN.size * template.MOST_AT_ONCE)
+        for slot, pid in template.BORN.iter_unpack(said):
+            self.coming -= 1
+            if pid < 0:
+                self.free.append(slot)
+                self.asked = 0  # none ahead, or it would be tried over and over
+                self._not_confined(b"no process could be made for it")
+                continue
+            child = Child(pid, slot)
+            self.children[child.watch] = child
+            self.poll.register(child.watch, select.EPOLLIN)
+            self.waiting.append(child)
+        return bool(said)
+
+    def _ended(self, child: Child) -> None:
+        status, user, system, peak = kernel.wait(child.pid)
+        now = time.monotonic()
+        del self.children[child.watch]
+        os.close(child.watch)  # nobody has a copy, and so it is watched no longer
+        trouble = self._trouble(child.slot) if status else b""
+        for_memory = status == signal.SIGKILL and self.proc.killed_for_memory()
+        if self.ground.groups:
+            for_memory = self.ground.groups[child.slot].killed_for_memory()
+        self.free.append(child.slot)
+        run, self.last = child.request, now
+        if run is None:
+            self.asked = 0
+            if child in self.waiting:
+                self.waiting.remove(child)
+            if trouble:
+                self._not_confined(trouble)
+            return
         number = run.line.fileno()
-        del self.of_line[number]
-        trouble = self._trouble(run.pid) if status else b""
-        why = NOT_CONFINED if trouble else run.why
-        for_memory = run.group.killed_for_memory() if run.group else status == signal.SIGKILL and self._killed_for_memory()
-        if run.group:
-            self.ground.groups.append(run.group)
+        del self.running[number]
+        if status and self._unread(child.slot, run):  # it was killed before it had its order, and another is to have it
+            if child.why == BY_ITSELF and number in self.lines and not trouble:
+                self.queue.insert(0, run)
+                return
+            run.drop()
+        why = NOT_CONFINED if trouble else child.why
         if for_memory and why == BY_ITSELF:
             why = BY_MEMORY
-        if number not in self.lines:
-            run.line.close()
-            return
-        reply = REPLY.pack(status, user, system, peak, wall, why)
+        self._reply(run.line, REPLY.pack(status, user, system, peak, now - child.began, why) + trouble)
+
+    def _unread(self, slot: int, request: Request) -> bool:
+        """Whether what was sent to a child that is gone still lies there; it is taken back."""
         try:
-            run.line.send(reply + trouble)
+            said, request.files = received(self.slots[slot].far, len(request.said), GIVEN, _socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        return bool(said)
+
+    def _not_confined(self, why: bytes) -> None:
+        """Answer the request that waits for longest that no child can be had for it."""
+        if self.queue:
+            request = self.queue.pop(0)
+            request.drop()
+            self._reply(request.line, REPLY.pack(0, 0, 0, 0, 0, NOT_CONFINED) + why)
+
+    def _reply(self, line: _socket.socket, answer: bytes) -> None:
+        number = line.fileno()
+        if number not in self.lines:
+            line.close()
+            return
+        try:
+            line.send(answer)
         except OSError:
             self.poll.unregister(number)
             self.lines.pop(number).close()
 
-    def _trouble(self, pid: int) -> bytes:
+    def _trouble(self, slot: int) -> bytes:
         """Why the child could not be confined, if that is what it ended of."""
         try:
             said = os.read(self.trouble, 65536)
@@ -199,90 +304,31 @@ class Server:
         for text in said.split(b"\0")[:-1]:
             whose, _, why = text.partition(b" ")
             self.told[int(whose)] = why
-        return self.told.pop(pid, b"")
-
-    def _watch_memory(self, run: Running) -> None:
-        """Stop a run whose processes hold more than its limit together; each by itself is held by its own."""
-        held, pids = 0, [run.pid]
-        while pids:
-            pid = pids.pop()
-            held += self._pages(pid)
-            for thread in self._list(f"{pid}/task"):
-                pids += map(int, self._read(f"{pid}/task/{thread}/children").split())
-        if held * PAGE > run.memory:
-            run.why, run.until = BY_MEMORY, float("inf")
-            os.kill(run.pid, signal.SIGKILL)
-
-    def _pages(self, pid: int) -> int:
-        fields = self._read(f"{pid}/statm").split()
-        return int(fields[1]) - int(fields[2]) if fields else 0
-
-    def _list(self, path: str) -> list[str]:
-        try:
-            folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.ground.proc)
-        except OSError:
-            return []
-        try:
-            return os.listdir(folder)
-        except OSError:
-            return []
-        finally:
-            os.close(folder)
-
-    def _read(self, path: str) -> str:
-        """A file under /proc; nothing where its process is gone."""
-        try:
-            file = os.open(path, os.O_RDONLY, dir_fd=self.ground.proc)
-        except OSError:
-            return ""
-        try:
-            return os.read(file, 65536).decode()
-        except OSError:
-            return ""
-        finally:
-            os.close(file)
-
-    def _killed_for_memory(self) -> bool:
-        """Whether the kernel has killed for want of memory since this was last asked."""
-        count = sum(int(line.split()[1]) for line in self._read("vmstat").splitlines() if line.startswith("oom_kill "))
-        grown, self.kills = count > self.kills, count
-        return grown
+        return self.told.pop(slot, b"")
 
 
-def received(line: _socket.socket, size: int, files: int) -> tuple[bytes, list[int]]:
+def received(line: _socket.socket, size: int, files: int, flags: int = 0) -> tuple[bytes, list[int]]:
     """A message and the descriptors that came with it."""
-    said, beside, _, _ = line.recvmsg(size, _socket.CMSG_SPACE(4 * files))
+    said, beside, _, _ = line.recvmsg(size, _socket.CMSG_SPACE(4 * files), flags)
     return said, [number for _, _, data in beside for (number,) in struct.iter_unpack("i", data)]
 
 
-def child(ground: Ground, calls: kernel.Calls, job: int, size: int, troubled: int) -> None:
-    """The confined process: descriptors in place, everything closed around it, then the program. Never returns."""
-    code = 125
-    try:
-        try:
-            if ground.level == "process":
-                ground.filter.set_own(os.getpid())
-            kernel.take(calls)
-            text = os.pread(job, size, 0)
-        except BaseException as error:
-            host = os.readlink("self", dir_fd=ground.proc)
-            os.write(troubled, f"{host} {type(error).__name__}: {error}"[:300].encode() + b"\0")
-            os._exit(code)
-        kernel.close_from(4)
-        code = program.run(marshal.loads(text), SCRATCH if ground.level == "strict" else None)
-    finally:
-        os._exit(code)
+def _moved(file: int) -> int:
+    """A descriptor at a higher number, and what reads as empty in its place."""
+    higher = os.dup(file)
+    os.dup2(0, file)
+    return higher
 
 
 def main() -> None:
-    while os.dup(0) < 15:  # so that what a child is given never stands where it is to be put
+    while os.dup(0) < 15:  # so that nothing that is opened here stands where a child is to have something
         continue
-    control = _socket.socket(fileno=os.dup(int(sys.argv[1])))
-    os.close(int(sys.argv[1]))
+    control = _socket.socket(fileno=_moved(int(sys.argv[1])))
     level, view, packages, owner, use_landlock, folder, count = marshal.loads(control.recv(1 << 16))
-    owner = os.dup(owner)
+    owner = _moved(owner)
     for name in WARM.split():
         __import__(name)
+    added = memory.gather() if view == "python" else 0  # tools are other programs, which take nothing over
     sys.path[:] = [path for path in sys.path if os.path.exists(path)]
     try:
         if level == "process" and not (use_landlock and kernel.landlock_version() and isolation.library_stays_open(packages)):
@@ -291,7 +337,7 @@ def main() -> None:
                     __import__(name)
                 except ImportError:
                     continue
-        ground = isolation.prepare(level, view, packages, use_landlock=use_landlock, folder=folder, count=count)
+        ground = isolation.prepare(level, view, packages, use_landlock=use_landlock, folder=folder, count=count + AHEAD)
     except OSError as error:
         control.send(b"-" + (error.strerror or str(error)).encode())
         return
@@ -301,14 +347,15 @@ def main() -> None:
     for name in [name for name in sys.modules if name == "payoff" or name.startswith("payoff.")]:
         del sys.modules[name]  # which are none of a program's business
     program.warm()
+    template.rehearse(ground.order)
+    gc.collect()
+    gc.freeze()
     try:
         ground.make_ready()
     except OSError as error:
         control.send(b"-" + (error.strerror or str(error)).encode())
         return
-    gc.collect()
-    gc.freeze()
-    server = Server(control, owner, ground)
+    server = Server(control, owner, ground, count + AHEAD, added)
     control.send(b"+" + marshal.dumps((ground.guarantees, ground.no_groups)))
     try:
         server.serve()

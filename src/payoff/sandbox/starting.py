@@ -23,7 +23,10 @@ from payoff.sandbox import groups
 from payoff.sandbox.results import SandboxError
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from payoff.sandbox.server import main; del sys.path[0]; main()"
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[2]); from payoff.sandbox import memory; memory.align(); "
+    "from payoff.sandbox.server import main; del sys.path[0]; main()"
+)
 STARTUP = 60.0  # seconds that a server may take to start
 
 
@@ -150,6 +153,7 @@ def _start(kind: Kind) -> Started:
     log = os.memfd_create("payoff-sandbox")
     command = [sys.executable, "-I", "-S", "-X", "utf8", "-c", _BOOT, str(far.fileno()), _ROOT]
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
+    environment["LD_BIND_NOW"] = "1"  # once here, instead of by every run for every function that it calls first
     try:
         process = subprocess.Popen(
             command,

@@ -39,6 +39,10 @@ def prefix_reward(
             [1., 0., 0.]])
     """
     _check("prefix_reward", discount, at_end)
+    if at_end == "zero" and traj.width == 1 and score.shape == (len(traj), 2):
+        # Transitions, which exist: wrappers ask at every step, where every operation tells.
+        after = torch.where((traj.stop == StopReason.truncated)[:, None], score[:, 1:], 0)
+        return discount * after - score[:, :1]
     if at_end == "zero" and score.shape == (len(traj), traj.width + 1):
         final = torch.arange(traj.width + 1, device=traj.device) == traj.length[:, None]
         score = torch.where(final & (traj.stop != StopReason.truncated)[:, None], 0, score)
@@ -83,7 +87,8 @@ def potential_shaping(
         score = traj.extras[potential]
     else:
         raise ValueError(f"potential_shaping: there is no traj.extras[{potential!r}]; there are {sorted(traj.extras)}")
-    gain = weight * prefix_reward(score, traj, discount=discount)
+    gain = prefix_reward(score, traj, discount=discount)
+    gain = gain if weight == 1 else weight * gain
     if into is None:
         return {**rewards, "potential": Channel(gain, torch.ones(len(traj), 1, dtype=torch.bool, device=traj.device))}
     if into not in rewards:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
 
-Reference = str | int | float | Sequence[str | int | float | None] | None
+# An object is no answer: its keys are not references, and nothing else of it is known to be one.
+Reference = str | int | float | Sequence[Any] | Mapping[str, Any] | None
 
 _BOX = "\\boxed"
 _TAG, _END_TAG = "<answer>", "</answer>"
@@ -113,8 +115,8 @@ def normalise(text: str) -> str:
 
 
 def _references(reference: Reference) -> list[str]:
-    several = [reference] if reference is None or isinstance(reference, str | int | float) else reference
-    return [str(one) for one in several if one is not None and str(one).strip()]
+    several = [reference] if isinstance(reference, str | int | float | Mapping | None) else reference
+    return [str(one) for one in several if not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
 
 
 def _number(text: str) -> Fraction | None:

@@ -9,7 +9,7 @@ import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from payoff._extras import require
@@ -138,7 +138,7 @@ def mt_r1_zero(
 
     semantic:  a field of the rows, what a learned metric gives in 0..100; read only by the last two measures
     target:    the tokeniser for the language translated into, as `bleu` takes it ("zh" for Chinese, "char" for what has no spaces)
-    threshold: instead of the quality, 2 where every part of it is at least this, else -1.5
+    threshold: instead of the quality, 2 where every part of it is above this, else -1.5
 
     Range -3 and 1 .. 2 (1 .. 3 for "mixed"). Cost as `bleu`. Form is 4 away from failure and quality at most 2: until the form is
     learned nothing else is. A learned metric can be gamed: judge by another. No verdict without a reference, or without `semantic`
@@ -164,18 +164,18 @@ def mt_r1_zero(
             return part
     qualities = [float(part) for part in parts]  # type: ignore[arg-type]  # no verdict is left among them
     if threshold is not None:
-        return 1.0 + (2.0 if all(quality >= threshold for quality in qualities) else -1.5)
+        return 1.0 + (2.0 if all(quality > threshold for quality in qualities) else -1.5)
     return 1.0 + sum(qualities)
 
 
 def texts_of(reference: Reference) -> list[str]:
-    """References as a list of texts, without those that say nothing.
+    """References as a list of texts, without those that say nothing and those that are neither text nor number.
 
-    >>> texts_of(["a", None, " "]), texts_of(7)
-    (['a'], ['7'])
+    >>> texts_of(["a", None, " "]), texts_of(7), texts_of({"a": 1})
+    (['a'], ['7'], [])
     """
-    several = [reference] if reference is None or isinstance(reference, str | int | float) else reference
-    return [str(one) for one in several if one is not None and str(one).strip()]
+    several = [reference] if isinstance(reference, str | int | float | Mapping | None) else reference
+    return [str(one) for one in several if not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
 
 
 @functools.cache

@@ -33,6 +33,8 @@ def choice(response: str, reference: Reference, choices: Sequence[str] | None = 
     >>> [choice(said, "B", ["Rome", "Paris"]) for said in ("It is B", "The answer is (B).", "Answer: Paris", "B) Rome", "A or B")]
     [0.0, 1.0, 1.0, 0.0, 0.0]
     """
+    if isinstance(choices, str):
+        return Verdict(0.0, valid=False, reason=f"choices must be a list of texts, got {choices[:40]!r}")
     if isinstance(reference, int) and not isinstance(reference, bool):
         wanted = {reference} if 0 <= reference < (len(choices) if choices else 26) else set()
         named = True
@@ -117,6 +119,8 @@ def med_r1(
     >>> [med_r1(said, ["mass", "edema"], findings) for said in ("Mass, edema", "edema", "edema, no finding", "massive")]
     [2.0, 1.0, 0.0, 0.0]
     """
+    if isinstance(labels, str):
+        return Verdict(0.0, valid=False, reason=f"labels must be a list of texts, got {labels[:40]!r}")
     known = {normalise(label) for label in labels if normalise(label)}
     wanted = {normalise(one) for one in (listed(reference) if isinstance(reference, str) else texts_of(reference))}
     if not wanted:

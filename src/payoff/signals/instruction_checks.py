@@ -18,7 +18,11 @@ _ENDS = re.compile("[.!?\u2026]+[\"'\u201d\u2019)\\]]*(?=\\s|$)|[\u3002\uff01\uf
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Za-z]|mr|mrs|ms|dr|prof|st|jr|sr|vs|no|inc|ltd|co|e\.g|i\.e|u\.s|\d{1,3})$", re.IGNORECASE
 )
-_CAPITAL = re.compile(r"[^\W_]+(?:['\u2019&-][^\W_]+)*")
+# What ends a word, for counting words in capitals as the Treebank's rules do; points and hyphens within one do not.
+_APART = re.compile(
+    "[\\s;@#$%&?!*\\[\\](){}<>\"\u2014\u201c\u201d\u201e\u00ab\u00bb\u2018`]|--|\\.{2,}|[:,](?!\\d)|(?<=[^'])'(?=\\s|$)|''"
+)
+_CONTRACTED = re.compile(r"(.+?)('(?:[SMD]|LL|RE|VE)|N'T)", re.IGNORECASE | re.DOTALL)
 _STARS = re.compile(r"\s?\*\*\*\s?")
 _HIGHLIGHT, _DOUBLE = re.compile(r"\*[^\n*]*\*"), re.compile(r"\*\*[^\n*]*\*\*")
 _ANSWERS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
@@ -52,6 +56,19 @@ def sentences(text: str) -> int:
     return count + any(map(str.isalnum, text[at:]))
 
 
+def capital_words(text: str) -> int:
+    """How many words are all in capitals, cut as nltk's tokenizer cuts a sentence: "DON'T" and "CANNOT" are two, "U.S." is one.
+
+    >>> capital_words("The U.S. WELL-KNOWN man DON'T care"), capital_words("NASA's A.")
+    (4, 2)
+    """
+    count = 0
+    for word in _APART.split(text):
+        parts = _CONTRACTED.fullmatch(word)
+        count += sum(map(str.isupper, parts.groups())) if parts else word.isupper() * (1 + (word == "CANNOT"))
+    return count
+
+
 def _compared(count: int, relation: str, bound: int) -> bool:
     return count >= bound if relation == "at least" else count < bound
 
@@ -62,7 +79,7 @@ def _keywords(text: str, keywords: Sequence[str]) -> bool:
 
 
 def _frequency(text: str, keyword: str, frequency: int, relation: str = "at least") -> bool:
-    return _compared(text.lower().count(keyword.lower()), relation, frequency)
+    return _compared(text.lower().count(keyword.strip().lower()), relation, frequency)
 
 
 def _forbidden(text: str, forbidden_words: Sequence[str]) -> bool:
@@ -117,6 +134,7 @@ def _placeholders(text: str, num_placeholders: int) -> bool:
 
 
 def _postscript(text: str, postscript_marker: str) -> bool:
+    postscript_marker = postscript_marker.strip()
     if postscript_marker in ("P.P.S", "P.S."):
         pattern = r"p\.\s?p\.\s?s" if postscript_marker == "P.P.S" else r"p\.\s?s\."
         return re.search(pattern, text.lower()) is not None
@@ -124,8 +142,15 @@ def _postscript(text: str, postscript_marker: str) -> bool:
 
 
 def _bullets(text: str, num_bullets: int) -> bool:
-    lines = [line.strip() for line in text.split("\n")]
-    return sum(line[:1] == "-" or (line[:1] == "*" and line[1:2] not in ("", "*")) for line in lines) == num_bullets
+    lines = [line.lstrip() for line in text.split("\n")]
+    count, eaten = sum(line[:1] == "-" for line in lines), False
+    for line, last in zip(lines, [*[False] * (len(lines) - 1), True], strict=True):
+        if eaten:  # a star alone on its line has the next one for its text
+            eaten = False
+        elif line[:1] == "*" and line[1:2] != "*":
+            eaten = line == "*"
+            count += not (eaten and last)
+    return count == num_bullets
 
 
 def _constrained(text: str) -> bool:
@@ -138,7 +163,7 @@ def _highlights(text: str, num_highlights: int) -> bool:
 
 
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter)}\s?\d+", text)) >= num_sections
+    return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d+", text)) >= num_sections
 
 
 def _json(text: str) -> bool:
@@ -180,7 +205,7 @@ def _quoted(text: str) -> bool:
 
 
 def _capital_words(text: str, capital_frequency: int, capital_relation: str = "at least") -> bool:
-    return _compared(sum(word.isupper() for word in _CAPITAL.findall(text)), capital_relation, capital_frequency)
+    return _compared(capital_words(text), capital_relation, capital_frequency)
 
 
 def _all_capital(text: str) -> bool:

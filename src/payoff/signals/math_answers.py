@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 
 from payoff.catalogue import method
@@ -62,8 +63,8 @@ def math_answer(response: str, reference: Reference, *, time_limit: float = 5.0)
     """
     if not time_limit > 0:
         raise ValueError(f"math_answer: time_limit must be > 0, got {time_limit}")
-    several = [reference] if reference is None or isinstance(reference, str | int | float) else list(reference)
-    wanted = [str(one) for one in several if one is not None and str(one).strip()]
+    several = [reference] if isinstance(reference, str | int | float | Mapping | None) else list(reference)
+    wanted = [str(one) for one in several if not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
     if not wanted:
         return Verdict(0.0, valid=False, reason="no reference to compare the answer with")
     answers = final_answers(response)

@@ -1,6 +1,6 @@
-"""METEOR: words of a reference found in a text, in their own form or by their stem, and charged for standing in another order.
+"""METEOR: words of a reference found in a text, in their own form, by their stem or as synonyms, charged for another order.
 
-Stems come from nltk's Porter stemmer, which needs no data. Synonyms would need WordNet, a download, and are left out.
+Stems come from nltk's Porter stemmer, which needs no data. Synonyms are given: WordNet's would be a download, and nothing is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from payoff._extras import require
@@ -21,6 +21,8 @@ from payoff.signals.bleu import LONGEST, texts_of, tokeniser
 
 _KEPT = 16  # alignments that are followed at a time, the least crossed ones
 _MOST_WORDS = 2_000  # of either text
+_MOST_SYNONYMS = 200  # words of a response that are looked for as synonyms
+Synonyms = Mapping[str, Iterable[str]] | Callable[[str], Iterable[str]]
 
 
 @method("meteor", kind="grader")
@@ -32,19 +34,25 @@ def meteor(
     beta: float = 3.0,
     gamma: float = 0.5,
     stems: bool = True,
+    synonyms: Synonyms | None = None,
     tokens: str = "13a",
 ) -> float | Verdict:
     """METEOR of a response against a reference (Banerjee and Lavie 2005), in 0..1; the best of several references.
 
     Words of the two texts are paired, each at most once: as many as have the same form, then of the rest as many as have the same
-    stem; among such pairings one with the fewest crossing pairs is taken. With m pairs, P = m / (words of the response), R = m /
+    stem, and then, where a table is given, as many as are synonyms; among such pairings one with few crossing pairs is taken, among
+    those of forms and stems the fewest. With m pairs, P = m / (words of the response), R = m /
     (words of the reference): F = P R / (alpha P + (1 - alpha) R), which is 10 P R / (R + 9 P) by default, and
     METEOR = F (1 - gamma (c / m)^beta), c the number of runs of pairs that are neighbours, in order, in both texts.
 
     stems:  also by the stem, as nltk's `PorterStemmer` gives it; without, nltk is not needed
+    synonyms: a mapping from a word to those that mean the same, or a function from a word to them; one direction is enough. None:
+            none, as no table comes with the package. nltk's WordNet, where somebody has its data, is
+            `lambda word: {name for s in wordnet.synsets(word) for name in s.lemma_names()}`
     tokens: how texts are cut into words, as of `bleu`; the words are then put in lower case
-    Without WordNet there are no synonyms: numbers are those of nltk's `meteor_score` with an empty WordNet, but for repeated words,
-    which nltk pairs from the end, however they cross. Two texts that are equal have 1 - gamma / m^beta, not 1.
+    Numbers are those of nltk's `meteor_score` with a WordNet of the same synonyms, but for repeated words and words with several
+    partners, which nltk pairs from the end, however they cross, and but for synonyms of stems, which it looks up after stemming.
+    Two texts that are equal have 1 - gamma / m^beta, not 1.
 
     Cost: about a millisecond per 100 words, more where a text repeats its words; the first 2,000 words of each text are read.
     Gamed by length, since recall counts nine times as much as precision, and by stuffing likely words: order costs at most half.
@@ -52,6 +60,8 @@ def meteor(
 
     >>> round(meteor("the cat sat on the mat", "on the mat sat the cat", stems=False), 4), meteor("dog", "cat", stems=False)
     (0.5, 0.0)
+    >>> meteor("the sofa", "the couch", stems=False), meteor("the sofa", "the couch", stems=False, synonyms={"couch": ["sofa"]})
+    (0.25, 0.9375)
     """
     if not (0 <= alpha <= 1 and 0 <= gamma <= 1 and beta > 0):
         raise ValueError(f"meteor: alpha and gamma must lie in 0..1 and beta be > 0, got {alpha}, {gamma} and {beta}")
@@ -61,20 +71,67 @@ def meteor(
     if not wanted:
         return Verdict(0.0, valid=False, reason="no reference to compare the text with")
     said = cut(response)
-    return max(_score(said, one, alpha, beta, gamma, stems) for one in wanted)
+    return max(_score(said, one, alpha, beta, gamma, stems, synonyms) for one in wanted)
 
 
-def _score(said: list[str], wanted: list[str], alpha: float, beta: float, gamma: float, stems: bool) -> float:
+def _score(
+    said: list[str], wanted: list[str], alpha: float, beta: float, gamma: float, stems: bool, synonyms: Synonyms | None
+) -> float:
     pairs = aligned(said, wanted)
     if stems and len(pairs) < min(len(said), len(wanted)):
         stem = stemmer()
         pairs = aligned([stem(word) for word in said], [stem(word) for word in wanted], pairs)
+    if synonyms is not None and len(pairs) < min(len(said), len(wanted)):
+        pairs = with_synonyms(said, wanted, pairs, synonyms)
     if not pairs:
         return 0.0
     precision, recall = len(pairs) / len(said), len(pairs) / len(wanted)
     mean = precision * recall / (alpha * precision + (1 - alpha) * recall)
     chunks = 1 + sum(b != (a[0] + 1, a[1] + 1) for a, b in itertools.pairwise(pairs))
     return mean * (1 - gamma * (chunks / len(pairs)) ** beta)
+
+
+def with_synonyms(
+    said: Sequence[str], wanted: Sequence[str], fixed: Sequence[tuple[int, int]], synonyms: Synonyms
+) -> list[tuple[int, int]]:
+    """The fixed pairs (i, j) and, of the words that are left, as many pairs of synonyms as there can be; by i.
+
+    Words need not fall into classes (bank and shore, bank and lender), so a largest matching is looked for along the response, and
+    two of its pairs that cross are exchanged where they may be: few crossings, not always the fewest.
+
+    >>> with_synonyms(["bank", "shore"], ["shore", "lender"], [], {"bank": ["shore", "lender"], "shore": ["shore"]})
+    [(0, 1), (1, 0)]
+    """
+    of = synonyms.get if isinstance(synonyms, Mapping) else synonyms
+    means = functools.cache(lambda word: frozenset(str(one).lower() for one in of(word) or ()))
+    rows, columns = {i for i, _ in fixed}, {j for _, j in fixed}
+    left = [j for j in range(len(wanted)) if j not in columns]
+    may = {
+        i: [j for j in left if wanted[j] in means(said[i]) or said[i] in means(wanted[j])]
+        for i in range(len(said))
+        if i not in rows
+    }
+    partner: dict[int, int] = {}  # of a place in the reference
+
+    def placed(i: int, tried: set[int]) -> bool:
+        for j in may[i]:
+            if j not in tried:
+                tried.add(j)
+                if j not in partner or placed(partner[j], tried):
+                    partner[j] = i
+                    return True
+        return False
+
+    for i in [i for i, places in may.items() if places][:_MOST_SYNONYMS]:
+        placed(i, set())
+    found = {i: j for j, i in partner.items()}
+    crossed = True
+    while crossed:
+        crossed = False
+        for a, b in itertools.combinations(sorted(found), 2):
+            if found[a] > found[b] and found[b] in may[a] and found[a] in may[b]:
+                found[a], found[b], crossed = found[b], found[a], True
+    return sorted([*fixed, *found.items()])
 
 
 class _Alignment(NamedTuple):

@@ -7,6 +7,7 @@ pay fades as training goes on: it is no fixed objective, and the truth never con
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -86,13 +87,12 @@ class CountNovelty(nn.Module):
         self.keys, self.counts = state["keys"], state["counts"]
 
     def _keys(self, traj: Trajectories) -> Int[Tensor, "N T"]:
-        cells = torch.where(traj.exists[..., None], _reached(traj, self.of), 0).double().div(self.resolution).round().long()
+        met = _reached(traj, self.of)
+        if traj.width > 1:  # a transition exists
+            met = torch.where(traj.exists[..., None], met, 0)
+        cells = met.double().div(self.resolution).round().long()
         # A polynomial in an odd number, modulo 2^64 as integers wrap: two of a billion states collide once in forty such runs.
-        key = torch.full_like(cells[..., 0], 1_442_695_040_888_963_407)
-        for dimension in cells.unbind(2):
-            key = (key ^ dimension) * 6_364_136_223_846_793_005
-            key = key ^ ((key >> 29) & 0x7FFFFFFFF)
-        return key
+        return (cells * _powers(cells.shape[2]).to(cells.device)).sum(2)
 
     @staticmethod
     def _visits_so_far(key: Int[Tensor, "N T"], traj: Trajectories) -> Int[Tensor, "N T"]:
@@ -262,6 +262,13 @@ class RandomNetworkDistillation(nn.Module):
         if not count[0] > 1:
             return x.clamp(-5, 5)
         return ((x - mean) / (squares / count + 1e-8).sqrt()).clamp(-5, 5).to(x.dtype)
+
+
+@functools.cache
+def _powers(count: int) -> Int[Tensor, " D"]:
+    """The first powers of an odd number modulo 2^64, as signed integers hold them."""
+    powers = [pow(6_364_136_223_846_793_005, k, 1 << 64) for k in range(1, count + 1)]
+    return torch.tensor([power - (power >> 63 << 64) for power in powers], dtype=torch.int64)
 
 
 def nearest_distance(x: Float[Tensor, "P D"], reference: Float[Tensor, "Q D"], *, k: int) -> Float[Tensor, " P"]:

@@ -88,7 +88,7 @@ def token_f1(response: str, reference: Reference, *, articles: bool = False) -> 
     in both: 2 m / (words of the answer + words of the reference). The answer is what `final_answer` finds.
 
     Cost: linear. Gamed by listing likely words: one right word among k others still has 2 / (k + 2); order and negation do not
-    count. Two texts without any word are equal. No answer: 0; no verdict without a reference.
+    count, and a minus is punctuation: -5 is 5. Two texts without any word are equal. No answer: 0; no verdict without a reference.
 
     >>> token_f1("The answer is the Eiffel Tower.", "Eiffel tower in Paris"), token_f1("a", "the")
     (0.6666666666666666, 1.0)

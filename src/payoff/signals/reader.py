@@ -16,7 +16,7 @@ _LONGEST = 2000
 
 
 @method("caprl", kind="grader", paper="arXiv:2509.22647")
-def caprl(reader_answers: Sequence[str | None], questions: Sequence[Mapping[str, Any]]) -> Verdict:
+def caprl(reader_answers: Sequence[Any], questions: Sequence[Any]) -> Verdict:
     """The share of questions that a reader who sees only the response answered right, 0..1 (CapRL's utility).
 
     R = mean over the questions of 1[the reader's letter is the key]. The row holds `questions`, each with its "key", a letter, and
@@ -31,6 +31,8 @@ def caprl(reader_answers: Sequence[str | None], questions: Sequence[Mapping[str,
     >>> caprl(["B", "The answer is (C).", "I cannot tell"], [{"key": "B"}, {"key": "C"}, {"key": "A"}]).value
     0.6666666666666666
     """
+    if isinstance(reader_answers, str) or not all(isinstance(said, str | None) for said in reader_answers):
+        return Verdict(0.0, valid=False, reason="reader_answers must be a list with a text, or null, for each question")
     keys = [str(one.get("key", "")).strip().upper() if isinstance(one, Mapping) else "" for one in questions]
     if len(keys) != len(reader_answers) or not keys:
         return Verdict(0.0, valid=False, reason=f"{len(reader_answers)} answers of the reader to {len(keys)} questions")
@@ -40,6 +42,40 @@ def caprl(reader_answers: Sequence[str | None], questions: Sequence[Mapping[str,
     if not right:
         return Verdict(0.0, valid=False, reason="the reader answered nothing")
     return Verdict(sum(right) / len(right))
+
+
+def questions_that_tell(
+    questions: Sequence[Mapping[str, Any]],
+    seen: Sequence[Sequence[str | None]],
+    blind: Sequence[Sequence[str | None]],
+    *,
+    least: float = 1.0,
+    most: float = 0.5,
+) -> list[int]:
+    """The numbers of the questions that only the picture answers: what to ask a reader of captions (CapRL's filter).
+
+    Kept are those that a model which sees the picture answers right in a share of at least `least` of its tries, and one that sees
+    nothing in a share of at most `most`. seen, blind: what they said to each question, in its order; None, not reached, is left
+    out, and a question without any answer on either side is not kept. The paper has no numbers; with four options and four blind
+    tries a guesser is right more than half the time in one question of 20.
+
+    Raises ValueError for lists of unlike lengths.
+
+    >>> asked = [{"key": "A"}, {"key": "B"}, {"key": "C"}]
+    >>> questions_that_tell(asked, [["A", "A"], ["B", "B"], ["C", "D"]], [["B", "C"], ["B", "B"], ["A", "A"]])
+    [0]
+    """
+    kept = []
+    for number, (question, with_it, without) in enumerate(zip(questions, seen, blind, strict=True)):
+        key = str(question.get("key", "")).strip().upper()
+        shares = [
+            sum(chosen_letter(one) == key for one in said) / len(said)
+            for answers in (with_it, without)
+            if (said := [one for one in answers if one is not None])
+        ]
+        if len(shares) == 2 and shares[0] >= least and shares[1] <= most:
+            kept.append(number)
+    return kept
 
 
 def chosen_letter(text: str) -> str | None:

@@ -1,15 +1,21 @@
-"""Answers that were put together by asking other models: the form of such a transcript, and what it cost."""
+"""Answers that were put together by asking other models: the form of such a transcript, what it came to, and what it cost."""
 
 from __future__ import annotations
 
 import math
 import re
+import string
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
+from payoff.signals.answers import Reference, final_answer
+from payoff.signals.bleu import LONGEST, texts_of
 
 _TAG = re.compile(r"<(/?)(think|search|information|answer)>")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _PLACEHOLDER = re.compile(r"your[- _]?query|llm[- _]?name|model[- _]?name|\W*", re.IGNORECASE)
 
 
@@ -34,8 +40,40 @@ def router_format(response: str, *, models: Sequence[str] = ()) -> Verdict:
     return Verdict(-1.0 if why else 0.0, valid=True, reason=f"format: {why}" if why else "")
 
 
+@method("router-r1-outcome", kind="grader", paper="arXiv:2506.09033")
+def router_outcome(response: str, reference: Reference, *, measure: Literal["exact", "f1"] = "exact") -> float | Verdict:
+    """Whether the final answer is a reference, or how much of its words it has, as questions and answers are scored (Router-R1).
+
+    Texts in lower case, without ASCII punctuation and without a, an and the. "exact": 1 where the two are the same, else 0. "f1":
+    2 m / (words of both) with m in common, each as often as in both; 0 where either is yes, no or noanswer and they differ. The
+    best of several references; the answer is what `final_answer` finds.
+
+    Range 0..1. Cost: linear, 0.2 ms per 100 words. "f1" pays lists of likely words, and with `router-r1` the least overlap earns
+    all that being cheap does. A minus is punctuation: -5 is 5 here, and numbers are for `answer-match`. No answer: 0. No verdict
+    without a reference. Raises ValueError for another measure.
+
+    >>> router_outcome("<answer>The Eiffel Tower.</answer>", "eiffel tower"), router_outcome("x b", "b c", measure="f1")
+    (1.0, 0.5)
+    >>> router_outcome("<answer>yes, of course</answer>", "yes", measure="f1")
+    0.0
+    """
+    if measure not in ("exact", "f1"):
+        raise ValueError(f'router_outcome: measure must be "exact" or "f1", got {measure!r}')
+    wanted = [_words(one) for one in texts_of(reference)]
+    if not wanted:
+        return Verdict(0.0, valid=False, reason="no reference to compare the answer with")
+    answer = final_answer(response)
+    if answer is None:
+        return 0.0
+    said = _words(answer)
+    return max(
+        float(said == one) if measure == "exact" or said == one or _closed(said) or _closed(one) else _f1(said, one)
+        for one in wanted
+    )
+
+
 @method("cost", kind="grader")
-def cost(cost: float | int | None) -> float | Verdict:
+def cost(cost: Any) -> float | Verdict:
     """What the row says its rollout cost, as it is: a number of at least 0 in the field `cost`. To be shaped, not maximised.
 
     No verdict for what is missing, negative or not finite.
@@ -43,9 +81,22 @@ def cost(cost: float | int | None) -> float | Verdict:
     >>> cost(2.5), cost(None).reason
     (2.5, 'no cost that is a number of at least 0')
     """
-    if cost is None or isinstance(cost, bool) or not 0 <= cost < math.inf:
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
         return Verdict(0.0, valid=False, reason="no cost that is a number of at least 0")
     return float(cost)
+
+
+def _words(text: str) -> list[str]:
+    kept = text[:LONGEST].lower().translate(_NO_PUNCTUATION).split()
+    return [word for word in kept if word not in ("a", "an", "the")]
+
+
+def _closed(words: list[str]) -> bool:
+    return len(words) == 1 and words[0] in ("yes", "no", "noanswer")
+
+
+def _f1(said: list[str], wanted: list[str]) -> float:
+    return 2 * (Counter(said) & Counter(wanted)).total() / (len(said) + len(wanted))
 
 
 def _fault(response: str, models: set[str]) -> str:

@@ -4,21 +4,59 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
 
-Verdicts = Sequence[bool | int | float | None]
+Verdicts = Sequence[Any]  # true, false or null each; what else a row holds there is no verdict
+Curve = Literal["gauss", "tent", "hard"]
+
+
+@method("spell", kind="grader", paper="arXiv:2509.23863")
+def spell(
+    role: str | None,
+    success: float | int | Sequence[Any] | None = None,
+    well_formed: bool | int = True,
+    grounded: bool | int = True,
+    verdicts: Verdicts | None = None,
+    rule: float | int | None = None,
+    verdict: bool | int | float | None = None,
+    *,
+    curve: Curve = "gauss",
+    least: float = 0.51,
+    most: float = 0.99,
+) -> float | Verdict:
+    """What each of the three roles of one model is paid (SPELL): the reward of the row's own `role`.
+
+    role: "questioner", "responder" or "verifier", a field of the rows; the other fields are those of `spell-questioner` (success,
+          well_formed, grounded), `spell-responder` (verdicts, rule) and `spell-verifier` (verdict, verdicts, rule), whose
+          formulas, ranges and warnings these are. curve: of the first; least, most: of the last
+
+    One channel for a batch of all three; compare each role with itself, by the advantage of the same name: the path [`total`,
+    `spell`]. No verdict where that role's reward has none, and for another role.
+
+    >>> spell("questioner", success=[1, 0]), spell("responder", verdicts=[True, False, True])
+    (1.0, 1.0)
+    >>> spell("verifier", verdict=False, verdicts=[True, False, True]), spell("judge").reason
+    (0.0, "role must be questioner, responder or verifier, got 'judge'")
+    """
+    if role == "questioner":
+        return questioner(success, well_formed, grounded, curve=curve)
+    if role == "responder":
+        return responder(verdicts or (), rule)
+    if role == "verifier":
+        return verifier(verdict, verdicts or (), rule, least=least, most=most)
+    return Verdict(0.0, valid=False, reason=f"role must be questioner, responder or verifier, got {str(role)[:40]!r}")
 
 
 @method("spell-questioner", kind="grader", paper="arXiv:2509.23863")
 def questioner(
-    success: float | int | Sequence[float | int | None] | None,
+    success: float | int | Sequence[Any] | None,
     well_formed: bool | int = True,
     grounded: bool | int = True,
     *,
-    curve: Literal["gauss", "tent", "hard"] = "gauss",
+    curve: Curve = "gauss",
 ) -> float | Verdict:
     """Pay a question the more, the nearer it is to being solved every second time (SPELL's questioner).
 
@@ -28,7 +66,7 @@ def questioner(
     success: the row's m, or the list of rewards it is the mean of (None: left out). No verdict without any, or outside 0..1
     curve:   "gauss"; "tent": 1 - 2 |m - 1/2|; "hard": 1 - m, which drifts to questions nobody can solve. All 0 at m = 0 and 1
     Range -1..1. Gamed by questions whose answer is a toss of a coin. Compare questions over the batch of their task, not in a
-    group: `whiten`, not `grpo`.
+    group: `spell`, not `grpo`.
 
     >>> questioner(0.5), round(questioner([1, 0, 0, 0]), 4), questioner(1.0), questioner(0.5, grounded=False)
     (1.0, 0.3247, 0.0, -0.5)
@@ -38,7 +76,7 @@ def questioner(
     if not grounded:
         return -0.5
     known = [x for x in success if x is not None] if isinstance(success, Sequence) else [] if success is None else [success]
-    if not known or not all(0 <= x <= 1 for x in known):
+    if not known or not all(isinstance(x, int | float) and 0 <= x <= 1 for x in known):
         return Verdict(0.0, valid=False, reason="no rewards of answers in 0..1")
     m = math.fsum(known) / len(known)
     if m in (0, 1):
@@ -60,8 +98,8 @@ def responder(verdicts: Verdicts, rule: float | int | None = None) -> float | Ve
     >>> responder([True, False, True]), responder([None, None], rule=0.0), responder([False, True]), responder([False], rule=1.0)
     (1.0, 0.0, 0.0, 1.0)
     """
-    if rule is not None and not 0 <= rule <= 1:
-        return Verdict(0.0, valid=False, reason=f"the rule's score must lie in 0..1, got {rule}")
+    if why := _fault(verdicts, rule):
+        return Verdict(0.0, valid=False, reason=why)
     if rule is None and not len(verdicts):
         return Verdict(0.0, valid=False, reason="neither a rule's score nor a verifier")
     return float(max(rule or 0.0, bool(majority(verdicts))))
@@ -90,6 +128,8 @@ def verifier(
     >>> verifier(True, [True, True]).reason
     'the verifiers agree to 100 %, which teaches nothing'
     """
+    if why := _fault([*verdicts, verdict], rule):
+        return Verdict(0.0, valid=False, reason=why)
     said = [bool(one) for one in verdicts if one is not None]
     chosen = majority(verdicts)
     if chosen is None:
@@ -112,3 +152,12 @@ def majority(verdicts: Verdicts) -> bool | None:
     if not said:
         return None
     return said[0] if 2 * sum(said) == len(said) else 2 * sum(said) > len(said)
+
+
+def _fault(verdicts: Sequence[Any], rule: Any) -> str:
+    """What is wrong with a row's verdicts and its rule's score; nothing where they are what they should be."""
+    if odd := [one for one in verdicts if not isinstance(one, bool | int | float | None)]:  # "no" is no verdict, and not false
+        return f"a verdict is true, false or null, got {str(odd[0])[:40]!r}"
+    if rule is not None and not (isinstance(rule, int | float) and 0 <= rule <= 1):
+        return f"the rule's score must lie in 0..1, got {str(rule)[:40]}"
+    return ""

@@ -1,0 +1,1 @@
+"""Rewards that a language model writes: asked for, tried in the sandbox, mended and chosen."""
