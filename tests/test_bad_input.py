@@ -72,6 +72,7 @@ MISTAKES: list[tuple[str, dict, list[str], str]] = [
     ("no such option", {}, ["train", "run.yaml", "--outt", "x"], "--outt"),
     ("no run file", {}, ["train"], "RUN.yaml"),
     ("missing run file", {}, ["train", "runn.yaml"], "runn.yaml: there is no such file"),
+    ("no shipped run file of that name", {}, ["compare", "hypergid"], "chain, hypergrid, mixture"),
     ("a folder as run file", {}, ["train", "."], "is a folder"),
     ("empty run file", {"run.yaml": ""}, ["train", "run.yaml"], "is empty"),
     ("a list as run file", {"run.yaml": "- 1\n"}, ["train", "run.yaml"], "must be a mapping of sections"),

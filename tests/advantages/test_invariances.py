@@ -27,6 +27,7 @@ NEEDED = {  # without which a method refuses these numbers
     ("advantage", "duration-aware-pg"): {"of": "times"},
     ("advantage", "max-rl"): {"low": -40.0},
     ("advantage", "vppo"): {"corrupted": "ref"},
+    ("credit", "revibranch"): {"importance": "times"},
 }
 OPTIONS = {
     ("credit", "return-to-go"): [{"discount": 0.9, "per": per} for per in ("position", "action", "step")] + [{"discount": 0.0}],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run file")],
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="the run file, or a shipped one by name")],
     overrides: Overrides = None,
     out: Out = None,
     arm: Annotated[str, typer.Option("--arm", help="one of the run file's arms")] = "",
@@ -36,7 +36,7 @@ def train(
     def work() -> Answer:
         from payoff.config import ConfigError, load_run, print_config
 
-        loaded = load_run(run_file, overrides or [])
+        loaded = load_run(_located(run_file), overrides or [])
         if show_config:
             return Answer(text=print_config(loaded))
         if arm and arm not in loaded.run.arms:
@@ -50,7 +50,9 @@ def train(
 
 @app.command()
 def compare(
-    run_file: Annotated[Path | None, typer.Argument(metavar="[RUN.yaml]", help="a run file with arms (default: chain)")] = None,
+    run_file: Annotated[
+        Path | None, typer.Argument(metavar="[RUN.yaml]", help="a run file with arms, or a shipped one (default: chain)")
+    ] = None,
     overrides: Overrides = None,
     out: Out = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="paired seeds, as compare.seeds")] = None,
@@ -66,13 +68,11 @@ def compare(
         from payoff.runs import available_cores
 
         chosen, given = run_file, list(overrides or [])
-        if chosen is not None and "=" in str(chosen) and not chosen.exists():
+        if chosen is not None and "=" in str(chosen) and not chosen.exists():  # an override, and no run file
             chosen, given = None, [str(chosen), *given]
         if seeds is not None:
             given.append(f"compare.seeds={seeds}")
-        default = resources.files("payoff") / "run_files" / "chain.yaml"
-        with resources.as_file(default) as shipped:
-            loaded = load_run(chosen or shipped, given)
+        loaded = load_run(_located(chosen or Path("chain")), given)
         if show_config:
             return Answer(text=print_config(loaded))
         if not loaded.run.arms:
@@ -121,6 +121,18 @@ def pretrain(
         return Answer(text=f"wrote {out}\n", results=results._asdict())
 
     run_command("pretrain", work, False)
+
+
+def _located(run_file: Path) -> Path:
+    """The run file itself, or the shipped one that a name without an ending means."""
+    from payoff.config import ConfigError
+
+    if run_file.exists() or run_file.suffix:
+        return run_file
+    shipped = {path.stem: path for path in sorted((Path(str(resources.files("payoff"))) / "run_files").glob("*.yaml"))}
+    if str(run_file) not in shipped:
+        raise ConfigError([f"{run_file}: there is no such file, nor a shipped one of that name; there are {', '.join(shipped)}"])
+    return shipped[str(run_file)]
 
 
 def _run(loaded: Any, arms: list[str], seeds: list[int], out: Path | None, *, fresh: bool, quiet: bool, processes: int) -> Answer:
