@@ -161,11 +161,11 @@ class GraderSignal:
         return rewards
 
     def _tell_of_odd_responses(self, forms: dict[int, Any], traj: Trajectories) -> None:
-        """Add to the reason of a row without verdict that its response is no text, which errors of graders seldom say."""
+        """Add to the reason of a row without verdict that what it has for a response is no text, which graders seldom say."""
         if "response" in self._arguments.names and traj.items:
             for row, form in forms.items():
                 said = traj.items[row].get("response", "")
-                if isinstance(form, str) and not isinstance(said, str):
+                if isinstance(form, str) and isinstance(said, int | float | list | dict | None):
                     forms[row] = f"{form} (the response is {'null' if said is None else type(said).__name__}, not text)"
 
     def close(self) -> None:
