@@ -12,7 +12,7 @@ from typing import Any
 
 import beartype
 
-CALLS = 100
+CALLS = 25
 
 
 def first_calls(function: Callable[..., Any]) -> Callable[..., Any]:

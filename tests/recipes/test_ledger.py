@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from payoff.ledger import effect_sentence, index_page, ledger, recipe_page, summary, write_ledger
+from payoff.ledger import effect_sentence, index_page, recipe_page, summary, write_ledger
 from payoff.ledger_plot import plot
 from payoff.reproduction import stored_results
 
@@ -60,11 +60,14 @@ RESULTS = {
 }
 
 
-def test_the_ledger_in_docs_is_the_one_that_the_stored_results_give():
-    pages = ledger()
-    there = {f"reproductions/{path.name}" for path in (DOCS / "reproductions").iterdir()}
-    assert there | {"reproductions.md"} == set(pages), "payoff reproduce --ledger"
-    for name, text in pages.items():
+def test_the_ledger_in_docs_is_the_one_that_the_stored_results_give_and_pages_of_recipes_that_are_gone_are_removed(tmp_path):
+    (tmp_path / "reproductions").mkdir()
+    (tmp_path / "reproductions" / "gone.md").write_text("old")
+    written = {str(path.relative_to(tmp_path)): path.read_text(encoding="utf-8") for path in write_ledger(tmp_path)}
+    for pages in (tmp_path, DOCS):
+        there = {f"reproductions/{path.name}" for path in (pages / "reproductions").iterdir()}
+        assert there | {"reproductions.md"} == set(written), "payoff reproduce --ledger"
+    for name, text in written.items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: payoff reproduce --ledger"
 
 
@@ -109,14 +112,6 @@ def test_the_plot_is_one_file_that_needs_nothing_else():
     assert {"old", "new", "new − old", "+0.10 [+0.02, +0.18]"} <= set(labels)
     seeds = [path for path in root.iter("{http://www.w3.org/2000/svg}path") if path.get("class") == "seedtick"]
     assert len(seeds) == 3 + 3 + 3  # of two arms and of their difference
-
-
-def test_pages_of_recipes_that_are_gone_are_removed(tmp_path):
-    (tmp_path / "reproductions").mkdir()
-    (tmp_path / "reproductions" / "gone.md").write_text("old")
-    written = write_ledger(tmp_path)
-    assert not (tmp_path / "reproductions" / "gone.md").exists()
-    assert all(path.exists() for path in written)
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path):
