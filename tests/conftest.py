@@ -10,7 +10,7 @@ gc.disable()  # while ten thousand tests are collected, of which nothing is garb
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
-import jaxtyping
+import jaxtyping  # noqa: E402
 
 sys.path.append(str(Path(__file__).parent))  # where `type_checks` is
 jaxtyping.install_import_hook("payoff", "type_checks.first_calls")
