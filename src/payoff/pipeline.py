@@ -332,7 +332,7 @@ def merge_reasons(channels: Sequence[Channel]) -> dict[int, str]:
 
 
 def checked_rewards(part: str, rewards: Any, traj: Trajectories, *, passed: Rewards | None = None) -> Rewards:
-    """The rewards that `part` gave, or an error that names the part; a channel of `passed`, checked before, is not looked at again."""
+    """The rewards that `part` gave, or an error that names the part; what is in `passed` was checked before, and is not again."""
     if not isinstance(rewards, dict):
         raise TypeError(f"{part}: must give rewards as a dict of channels, gave {type(rewards).__name__}")
     for name, channel in rewards.items():
