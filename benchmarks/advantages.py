@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import torch
 
+from payoff.advantages.actions import written_out
 from payoff.advantages.baselines import subtract_values
 from payoff.advantages.batch import reinforce_plus_plus, whiten
 from payoff.advantages.group import grpo, leave_one_out
@@ -73,10 +74,11 @@ def group_estimators(name: str, ours: Callable, channel: Channel, traj: Trajecto
     index = traj.group.numpy()  # verl's own are arrays of strings, which cost it more
     as_passed, as_float = traj.mask.long(), traj.mask.float()
     loop, vectorised = get_adv_estimator_fn(name), get_adv_estimator_fn(f"{name}_vectorized")
+    known = torch.ones(len(traj), 1, dtype=torch.bool)
     column = lambda: ours(total(channel, traj), traj).value
     return {
         "payoff, [N, 1] as losses read it": (rounds, lambda: column().expand(traj.mask.shape)),
-        "payoff, written out and masked": (rounds, lambda: torch.where(traj.mask, column(), 0)),
+        "payoff, written out and masked": (rounds, lambda: written_out(Channel(column(), known), traj)),
         "verl, loop": (1, lambda: loop(channel.value, as_float, index=index)[0]),
         "verl, vectorised, int64 mask (its own)": (rounds, lambda: vectorised(channel.value, as_passed, index=index)[0]),
         "verl, vectorised, float mask": (rounds, lambda: vectorised(channel.value, as_float, index=index)[0]),

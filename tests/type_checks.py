@@ -1,7 +1,7 @@
 """The type checker of the tests' import hook: beartype for the first calls of every function of a process.
 
 A function whose first `CALLS` calls were as annotated is taken at its word: in loops over thousands of small batches the checks
-took most of the time. A function that is never called is never compiled.
+took much of the time. A function that is never called is never compiled.
 """
 
 import functools

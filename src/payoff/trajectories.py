@@ -295,7 +295,6 @@ def outcome(channel: Channel, traj: Trajectories) -> tuple[Float[Tensor, " N"], 
         valid = channel.valid[:, 0]
         return torch.where(valid, _sum_before(channel.value.expand(traj.mask.shape), traj.length), 0), valid
     blocks = [(torch.where(here & v, x, 0).sum(1), (v | ~here).all(1)) for here, x, v in _row_blocks(channel, traj)]
-    blocks = blocks or [(channel.value.new_zeros(0), channel.valid.new_zeros(0))]
     total, valid = (torch.cat(column) for column in zip(*blocks, strict=True))
     return torch.where(valid, total, 0), valid
 
@@ -381,9 +380,8 @@ def _row_blocks(channel: Channel, traj: Trajectories):
     """(exists, value, valid) of some rows at a time, all [n, T] or broadcastable to it."""
     value, valid = channel.value.expand(traj.mask.shape), channel.valid
     size = max(1, _BLOCK // max(traj.width, 1))
-    for a in range(0, len(traj), size):
-        rows = slice(a, a + size)
-        yield _before(traj.length[rows], traj.width), value[rows], valid[rows]
+    for n, x, v in zip(traj.length.split(size), value.split(size), valid.split(size), strict=True):
+        yield _before(n, traj.width), x, v
 
 
 def _sum_before(value: Float[Tensor, "N T"], length: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -395,8 +393,11 @@ def _sum_before(value: Float[Tensor, "N T"], length: Int[Tensor, " N"]) -> Float
         return torch.where(_before(length, width), value, 0).sum(1)
     table = torch.full((width + 1, width), -1, dtype=bits, device=value.device).tril(-1)
     rows = max(1, _BLOCK // width)
-    blocks = zip(length.split(rows), value.split(rows), strict=True)
-    return torch.cat([table.index_select(0, n).bitwise_and_(x.view(bits)).view(value.dtype).sum(1) for n, x in blocks])
+    total, scratch = value.new_empty(len(value)), table.new_empty(rows, width)
+    for n, x, to in zip(length.split(rows), value.split(rows), total.split(rows), strict=True):
+        kept = torch.index_select(table, 0, n, out=scratch[: len(n)]).bitwise_and_(x.view(bits))
+        torch.sum(kept.view(value.dtype), 1, out=to)
+    return total
 
 
 def _first(mask: Bool[Tensor, "N T"]) -> Int[Tensor, " N"]:
@@ -425,5 +426,4 @@ def _unless_at(position: Int[Tensor, "N K"], bad: Bool[Tensor, "N K"], traj: Tra
     """True but at the given positions where `bad`; one column when nothing is bad."""
     if not bad.any():
         return torch.ones(len(traj), 1, dtype=torch.bool, device=traj.device)
-    hits = torch.zeros(traj.mask.shape, dtype=torch.int32, device=traj.device)
-    return hits.scatter_add_(1, position, bad.int()) == 0
+    return torch.zeros(traj.mask.shape, dtype=torch.int32, device=traj.device).scatter_add_(1, position, bad.int()) == 0

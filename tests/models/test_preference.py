@@ -143,7 +143,7 @@ def test_a_saved_model_scores_the_same_and_a_strange_file_is_refused(policy, tra
     with pytest.raises(ValueError, match="other options"):
         model(policy, dimension=6, weights=str(tmp_path / "model.pt"))
     torch.save({}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="no saved general preference model"):
+    with pytest.raises(ValueError, match="was not saved by this model"):
         model(policy, weights=str(tmp_path / "other.pt"))
     with pytest.raises(ValueError, match="no such file"):
         model(policy, weights=str(tmp_path / "none.pt"))

@@ -47,6 +47,9 @@ class ProgressAttribution(ProcessRewardModel):
     [1.0, 0.0]
     """
 
+    name = "spa-rl"
+    seen: Tensor
+
     def __init__(
         self,
         *,
@@ -80,7 +83,6 @@ class ProgressAttribution(ProcessRewardModel):
             torch.set_rng_state(torch_rng)
             for parameter in self.head[-1].parameters():  # type: ignore[index]  # every share begins as 0
                 nn.init.zeros_(parameter)
-        self.seen: Tensor
         self.register_buffer("seen", torch.tensor(0))
         if weights is not None:
             self.load(weights)

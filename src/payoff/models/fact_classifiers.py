@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from payoff.catalogue import method
-from payoff.trajectories import Channel, Rewards, Trajectories, per_step, place_steps
+from payoff.models.hidden_states import step_ends
+from payoff.trajectories import Rewards, Trajectories, per_step, place_steps
 
 SOUND, FLAWED, ABSENT = 0, 1, 2
 
@@ -93,9 +94,8 @@ class FactClassifiers(nn.Module):
             found = "none" if states is None else f"{list(states.shape)}"
             wanted = [len(traj), traj.width + 1, self.heads.in_features]
             raise ValueError(f"fact-classifiers: needs traj.extras[{self.of!r}] [N, T+1, D] = {wanted}, found {found}")
-        position = torch.arange(traj.width, dtype=torch.float64, device=traj.device).expand(traj.mask.shape)
-        last, exists, _ = per_step(Channel(position, torch.ones_like(traj.mask)), traj, "last")
-        behind = states.detach().gather(1, (last.long() + 1)[..., None].expand(-1, -1, states.shape[2]))
+        last, exists = step_ends(traj)
+        behind = states.detach().gather(1, (last + 1)[..., None].expand(-1, -1, states.shape[2]))
         behind = torch.where(exists[..., None], behind, 0).to(self.heads.weight)
         return self.heads(behind).unflatten(2, (len(self.kinds), 3)), exists
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from payoff.catalogue import method
-from payoff.models.process import _HIDDEN, ProcessRewardModel, _ends
+from payoff.models.hidden_states import HIDDEN, step_ends
+from payoff.models.process import ProcessRewardModel
 from payoff.trajectories import Trajectories
 
 
@@ -49,6 +50,8 @@ class HierarchicalProcessModel(ProcessRewardModel):
     [[True, True], [False, False]]
     """
 
+    name = "hrm-hnc"
+
     def __init__(
         self,
         *,
@@ -81,7 +84,7 @@ class HierarchicalProcessModel(ProcessRewardModel):
 
     def fit(self, traj: Trajectories, labels: Float[Tensor, "N S"], known: Bool[Tensor, "N S"]) -> dict[str, float | int | None]:
         """`fit_spans` on the known steps and, if `merged`, on each merged with the step before it; errors as of the parent's."""
-        exists = _ends(traj)[1]
+        exists = step_ends(traj)[1]
         steps = exists.shape[1]
         if labels.shape[1] < steps or labels.shape != known.shape or len(labels) != len(traj):
             raise ValueError(
@@ -140,7 +143,7 @@ class HierarchicalProcessModel(ProcessRewardModel):
             raise ValueError(
                 "hrm-hnc: nothing has been fitted, so its numbers would mean nothing; give labelled or weights, or call fit"
             )
-        exists = _ends(traj)[1]
+        exists = step_ends(traj)[1]
         looked = [1] if self.level == "single" else [2] if self.level == "merged" else [1, 2]
         found = []
         for size in looked:
@@ -158,7 +161,7 @@ class HierarchicalProcessModel(ProcessRewardModel):
         parts: list[Tensor] = []
         order: list[Tensor] = []
         for some in torch.arange(len(rows), device=traj.device).split(self.batch_size):
-            hidden = self.backbone.evaluate(traj.select(rows[some]), _HIDDEN).more["hidden"]
+            hidden = self.backbone.evaluate(traj.select(rows[some]), HIDDEN).more["hidden"]
             here = ((which >= some[0]) & (which <= some[-1])).nonzero()[:, 0]
             row = (which[here] - some[0]).to(hidden.device)
             begin, end = spans.begin[here].to(hidden.device), spans.end[here].to(hidden.device)
@@ -171,7 +174,7 @@ def _spans(
     traj: Trajectories, labels: Float[Tensor, "N S"], known: Bool[Tensor, "N S"], size: int, *, first_alone: bool = False
 ) -> Spans:
     """The known steps, each with the `size` - 1 before it; those without enough before them are left out, or begin at the start."""
-    end, exists = _ends(traj)
+    end, exists = step_ends(traj)
     after = functional.pad(end + 1, (1, 0))  # where step k begins is where step k - 1 ends; step 0 begins at 0
     number = torch.arange(exists.shape[1], device=traj.device)
     begin = after[:, (number + 1 - size).clamp(min=0)]

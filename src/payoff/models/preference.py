@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, normalize
 
 from payoff.catalogue import method
-from payoff.files import replacing
-from payoff.row_files import read_rows
+from payoff.models.hidden_states import NARROWEST, load_heads, save_heads, states_after, stored_pairs
 from payoff.sets import sets
 from payoff.trajectories import Pairs, Rewards, Trajectories, place_outcome
-
-_FORMAT = "payoff general preference model 1"
-_HIDDEN = frozenset({"hidden"})
-_NARROWEST = 1e-6  # standard deviation of a hidden unit below which it says nothing
 
 
 @method("gpm-gpo", kind="model", paper="arXiv:2410.02197", sees="group")
@@ -106,7 +100,7 @@ class GeneralPreferenceModel(nn.Module):
         if weights is not None:
             self.load(weights)
         if labelled is not None:
-            self.fit(*self._read(labelled))
+            self.fit(*stored_pairs(self.backbone, labelled, "gpm-gpo"))
 
     @torch.no_grad()
     def forward(self, traj: Trajectories) -> Rewards:
@@ -122,9 +116,7 @@ class GeneralPreferenceModel(nn.Module):
 
     def vectors(self, traj: Trajectories) -> tuple[Float[Tensor, "N D"], Float[Tensor, "N M"]]:
         """v and lambda of every rollout, with gradient."""
-        parts = [self._states(traj.select(some)) for some in torch.arange(len(traj), device=traj.device).split(self.batch_size)]
-        first, last = (torch.cat(states) for states in zip(*parts, strict=True))
-        return self._read_out(first, last)
+        return self._read_out(*self._states(traj))
 
     def fit(self, traj: Trajectories, pairs: Pairs) -> dict[str, float | int | None]:
         """Minimise the mean cross-entropy of P(first > second) against the pairs' labels, by weight; goes on from what is there.
@@ -139,11 +131,10 @@ class GeneralPreferenceModel(nn.Module):
         cached = None
         if not self.train_backbone:
             with torch.no_grad():
-                everyone = torch.arange(len(traj), device=traj.device).split(self.batch_size)
-                cached = [torch.cat(x) for x in zip(*(self._states(traj.select(some)) for some in everyone), strict=True)]
+                cached = self._states(traj)
             if not self.fitted:
                 self.middle.copy_(cached[1].mean(0))
-                self.spread.copy_(cached[1].std(0, correction=0).clamp(min=_NARROWEST))
+                self.spread.copy_(cached[1].std(0, correction=0).clamp(min=NARROWEST))
         optimiser = torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.learning_rate)
         total = 0.0
         for _ in range(self.epochs):
@@ -171,26 +162,11 @@ class GeneralPreferenceModel(nn.Module):
         """Write the heads, and the backbone where it was trained, to one file, whole or not at all; ValueError before `fit`."""
         if not self.fitted:
             raise ValueError("gpm-gpo: nothing has been fitted, so there is nothing to save")
-        content = {"format": _FORMAT, "state": {name: tensor.cpu() for name, tensor in self._kept().items()}}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            torch.save(content, file)
+        save_heads(path, "gpm-gpo", self._kept(), self.backbone, trained=self.train_backbone)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what `save` wrote; ValueError in one line where there is no such file or it does not fit."""
-        if not Path(path).is_file():
-            raise ValueError(f"gpm-gpo: {path}: no such file")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of a damaged file: whatever zip, pickle and torch raise
-            raise ValueError(f"gpm-gpo: {path}: cannot be read ({str(error).splitlines()[0][:120]})") from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"gpm-gpo: {path}: is no saved general preference model")
-        shapes = [{name: list(tensor.shape) for name, tensor in state.items()} for state in (content["state"], self._kept())]
-        if shapes[0] != shapes[1]:
-            raise ValueError(f"gpm-gpo: {path}: belongs to a model of other options, or to a policy of another shape")
-        self.load_state_dict(content["state"], strict=False)
+        self.load_state_dict(load_heads(path, "gpm-gpo", self._kept(), self.backbone), strict=False)
         self.fitted.fill_(True)
 
     def _kept(self) -> dict[str, Tensor]:
@@ -210,23 +186,9 @@ class GeneralPreferenceModel(nn.Module):
 
     def _states(self, traj: Trajectories) -> tuple[Float[Tensor, "N H"], Float[Tensor, "N H"]]:
         """The hidden states behind each prompt, and behind each response."""
-        hidden = self.backbone.evaluate(traj, _HIDDEN).more["hidden"]
-        end = traj.length.to(hidden.device).long()[:, None, None].expand(-1, 1, hidden.shape[2])
-        return hidden[:, 0], hidden.gather(1, end)[:, 0]
-
-    def _read(self, path: str) -> tuple[Trajectories, Pairs]:
-        rows = list(read_rows(path, required=("prompt", "chosen", "rejected")))
-        if not rows:
-            raise ValueError(f"gpm-gpo: {path}: holds no rows")
-        if not hasattr(self.backbone, "read"):
-            raise ValueError("gpm-gpo: this policy reads no stored text; call fit with rollouts of its own")
-        texts = [{**row, "response": row[side]} for row in rows for side in ("chosen", "rejected")]
-        try:
-            traj = self.backbone.read(texts)
-        except ValueError as error:
-            raise ValueError(f"gpm-gpo: {path}: {error}") from None
-        index = torch.arange(len(texts), device=traj.device).view(-1, 2)
-        return traj, Pairs(index, torch.ones(len(rows), device=traj.device), torch.ones(len(rows), device=traj.device))
+        places = torch.stack([torch.zeros_like(traj.length), traj.length], 1)
+        first, last = states_after(self.backbone, traj, places, batch_size=self.batch_size).unbind(1)
+        return first, last
 
 
 def skew_score(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from payoff.catalogue import method
-from payoff.files import replacing
+from payoff.models.hidden_states import load_heads, read_rollouts, save_heads, states_after, step_ends
 from payoff.row_files import read_rows
-from payoff.trajectories import Channel, Rewards, Trajectories, per_step, place_steps
-
-_FORMAT = "payoff process reward model 1"
-_HIDDEN = frozenset({"hidden"})
+from payoff.trajectories import Rewards, Trajectories, place_steps
 
 
 @method("process-reward-model", kind="model", paper="arXiv:2305.20050")
@@ -51,6 +46,9 @@ class ProcessRewardModel(nn.Module):
     [[True, True], [False, False]]
     """
 
+    name = "process-reward-model"  # as it is registered: in messages and saved files
+    fitted: Tensor
+
     def __init__(
         self,
         *,
@@ -67,20 +65,19 @@ class ProcessRewardModel(nn.Module):
         super().__init__()
         if not learning_rate > 0 or epochs < 1 or batch_size < 1:
             raise ValueError(
-                "process-reward-model: learning_rate must be positive, epochs and batch_size at least 1, "
+                f"{self.name}: learning_rate must be positive, epochs and batch_size at least 1, "
                 f"got {learning_rate}, {epochs} and {batch_size}"
             )
         if weights is not None and labelled is not None:
-            raise ValueError("process-reward-model: give weights or labelled, not both")
+            raise ValueError(f"{self.name}: give weights or labelled, not both")
         if "hidden" not in getattr(policy, "offers", ()):
-            raise ValueError("process-reward-model: the policy offers no hidden states to read steps from")
+            raise ValueError(f"{self.name}: the policy offers no hidden states to read steps from")
         self.signed, self.learning_rate, self.epochs, self.batch_size = signed, learning_rate, epochs, batch_size
         self.train_backbone, self.seed = train_backbone, seed
         self.backbone: Any = policy if train_backbone else policy.requires_grad_(False)
         self.head = nn.Linear(self.backbone.width, 1, device=self.backbone.device)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.fitted: Tensor
         self.register_buffer("fitted", torch.tensor(False))
         if weights is not None:
             self.load(weights)
@@ -97,7 +94,7 @@ class ProcessRewardModel(nn.Module):
         """(p_k, whether there is a step k), 0 where there is none; ValueError before the model has been fitted or loaded."""
         if not self.fitted:
             raise ValueError(
-                "process-reward-model: nothing has been fitted, so its numbers would mean nothing; give labelled (rows with "
+                f"{self.name}: nothing has been fitted, so its numbers would mean nothing; give labelled (rows with "
                 "step_labels) or weights (a saved model), or call fit"
             )
         states, exists = self._states(traj)
@@ -111,19 +108,19 @@ class ProcessRewardModel(nn.Module):
         process/steps, over what was fitted. The same seed gives the same weights.
         Raises ValueError when no step is known, for labels outside [0, 1], and for fewer columns than steps.
         """
-        exists = _ends(traj)[1]
+        exists = step_ends(traj)[1]
         steps = exists.shape[1]
         if labels.shape[1] < steps or labels.shape != known.shape or len(labels) != len(traj):
             raise ValueError(
-                f"process-reward-model: labels and known must be [N, S] with N = {len(traj)} and S at least {steps}, "
+                f"{self.name}: labels and known must be [N, S] with N = {len(traj)} and S at least {steps}, "
                 f"got {list(labels.shape)} and {list(known.shape)}"
             )
         known = (known[:, :steps] & exists).to(self.head.weight.device)
         labels = torch.where(known, labels[:, :steps].to(self.head.weight), 0)
         if not known.any():
-            raise ValueError("process-reward-model: no step is labelled, so there is nothing to fit")
+            raise ValueError(f"{self.name}: no step is labelled, so there is nothing to fit")
         if not ((labels >= 0) & (labels <= 1)).all():
-            raise ValueError(f"process-reward-model: labels must lie in [0, 1], got {labels.min():g} to {labels.max():g}")
+            raise ValueError(f"{self.name}: labels must lie in [0, 1], got {labels.min():g} to {labels.max():g}")
         rows = known.any(1).nonzero()[:, 0]
         rng = torch.Generator().manual_seed(self.seed)
         cached = None
@@ -150,79 +147,40 @@ class ProcessRewardModel(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the head, and the backbone where it was trained, to one file, whole or not at all; ValueError before `fit`."""
         if not self.fitted:
-            raise ValueError("process-reward-model: nothing has been fitted, so there is nothing to save")
-        path = Path(path)
-        content = {
-            "format": _FORMAT,
-            "head": {name: tensor.detach().cpu() for name, tensor in self.head.state_dict().items()},
-            "backbone": None if not self.train_backbone else {n: t.cpu() for n, t in self.backbone.state_dict().items()},
-            "read_from": None if self.train_backbone else self._fingerprint(),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            torch.save(content, file)
+            raise ValueError(f"{self.name}: nothing has been fitted, so there is nothing to save")
+        save_heads(path, self.name, self._kept(), self.backbone, trained=self.train_backbone)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what `save` wrote; ValueError in one line where there is no such file or it belongs to another policy."""
-        if not Path(path).is_file():
-            raise ValueError(f"process-reward-model: {path}: no such file")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of a damaged file: whatever zip, pickle and torch raise
-            raise ValueError(f"process-reward-model: {path}: cannot be read ({str(error).splitlines()[0][:120]})") from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"process-reward-model: {path}: is no saved process reward model")
-        if content["read_from"] not in (None, self._fingerprint()):
-            raise ValueError(f"process-reward-model: {path}: was fitted on the hidden states of another policy than this one")
-        try:
-            if content["backbone"] is not None:
-                self.backbone.load_state_dict(content["backbone"])
-            self.head.load_state_dict(content["head"])
-        except RuntimeError as error:
-            detail = " ".join(str(error).split())[:160]
-            raise ValueError(f"process-reward-model: {path}: belongs to a policy of another shape ({detail})") from None
+        self.load_state_dict(load_heads(path, self.name, self._kept(), self.backbone), strict=False)
         self.fitted.fill_(True)
+
+    def _kept(self) -> dict[str, Tensor]:
+        kept = ("head.", "backbone.") if self.train_backbone else "head."
+        return {name: tensor for name, tensor in self.state_dict().items() if name.startswith(kept)}
 
     def _logits(self, states: Float[Tensor, "N S D"]) -> Float[Tensor, "N S"]:
         return self.head(states.to(self.head.weight))[..., 0]
 
     def _states(self, traj: Trajectories) -> tuple[Float[Tensor, "N S D"], Bool[Tensor, "N S"]]:
         """The hidden state after the last token of every step, 0 where there is no step, and which steps there are."""
-        end, exists = _ends(traj)
-        parts = []
-        for some in torch.arange(len(traj), device=traj.device).split(self.batch_size):
-            hidden = self.backbone.evaluate(traj.select(some), _HIDDEN).more["hidden"]
-            place = (end[some] + 1).to(hidden.device)
-            states = hidden.gather(1, place.clamp(max=hidden.shape[1] - 1)[..., None].expand(-1, -1, hidden.shape[2]))
-            parts.append(torch.where(exists[some].to(hidden.device)[..., None], states, 0))
-        return torch.cat(parts), exists
-
-    def _fingerprint(self) -> str:
-        """What tells the weights that hidden states come from."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, tensor in getattr(self.backbone, "model", self.backbone).state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        end, exists = step_ends(traj)
+        states = states_after(self.backbone, traj, end + 1, batch_size=self.batch_size)
+        return torch.where(exists.to(states.device)[..., None], states, 0), exists
 
     def _read(self, path: str) -> tuple[Trajectories, Float[Tensor, "N S"], Bool[Tensor, "N S"]]:
         """Labelled rows as trajectories, labels and which of them are known."""
         rows = list(read_rows(path, required=("prompt", "response", "step_labels")))
         if not rows:
-            raise ValueError(f"process-reward-model: {path}: holds no rows")
-        if not hasattr(self.backbone, "read"):
-            raise ValueError("process-reward-model: this policy reads no stored text; call fit with rollouts of its own")
-        try:
-            traj = self.backbone.read(rows)
-        except ValueError as error:
-            raise ValueError(f"process-reward-model: {path}: {error}") from None
-        exists = _ends(traj)[1]
+            raise ValueError(f"{self.name}: {path}: holds no rows")
+        traj = read_rollouts(self.backbone, path, rows, self.name)
+        exists = step_ends(traj)[1]
         labels = torch.zeros(exists.shape)
         known = torch.zeros(exists.shape, dtype=torch.bool)
         for number, (row, steps) in enumerate(zip(rows, exists.sum(1).tolist(), strict=True), 1):
-            given = _labels(row, f"process-reward-model: {path}: row {number}")
+            given = _labels(row, f"{self.name}: {path}: row {number}")
             if len(given) != steps:
-                raise ValueError(f"process-reward-model: {path}: row {number} has {len(given)} step_labels and {steps} steps")
+                raise ValueError(f"{self.name}: {path}: row {number} has {len(given)} step_labels and {steps} steps")
             labels[number - 1, :steps] = torch.tensor([float(label or 0) for label in given])
             known[number - 1, :steps] = torch.tensor([label is not None for label in given])
         return traj, labels.to(traj.device), known.to(traj.device)
@@ -233,10 +191,3 @@ def _labels(row: Mapping[str, Any], place: str) -> list[float | int | None]:
     if not isinstance(given, list) or not all(label in (0, 1, None) for label in given):
         raise ValueError(f"{place}: step_labels must be a list of 0, 1 or null, got {str(given)[:60]!r}")
     return given
-
-
-def _ends(traj: Trajectories) -> tuple[Tensor, Tensor]:
-    """(the last position of every step [N, S], which steps there are [N, S])."""
-    position = torch.arange(traj.width, dtype=torch.float64, device=traj.device).expand(traj.mask.shape)
-    last, exists, _ = per_step(Channel(position, torch.ones_like(traj.mask)), traj, "last")
-    return last.long(), exists

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from payoff.catalogue import find, method
-from payoff.files import replacing
-from payoff.row_files import read_rows
+from payoff.models.hidden_states import NARROWEST, load_heads, save_heads, states_after, stored_pairs
 from payoff.trajectories import Pairs, Rewards, Trajectories, constant, outcome, place_outcome
-
-_FORMAT = "payoff answer ranker 1"
-_HIDDEN = frozenset({"hidden"})
-_NARROWEST = 1e-6  # standard deviation of a hidden unit below which it says nothing
 
 
 @method("reward-ranker", kind="model", paper="arXiv:2504.09643")
@@ -107,7 +101,7 @@ class AnswerRanker(nn.Module):
         if weights is not None:
             self.load(weights)
         if labelled is not None:
-            self.fit(*self._read(labelled))
+            self.fit(*stored_pairs(self.backbone, labelled, "reward-ranker"))
 
     @torch.no_grad()
     def forward(self, traj: Trajectories) -> Rewards:
@@ -138,7 +132,7 @@ class AnswerRanker(nn.Module):
         self.pool = torch.cat([self.pool, newest])[-self.remembered :]
         if not self.fitted:
             self.middle.copy_(self.pool.flatten(0, 1).mean(0))
-            self.spread.copy_(self.pool.flatten(0, 1).std(0, correction=0).clamp(min=_NARROWEST))
+            self.spread.copy_(self.pool.flatten(0, 1).std(0, correction=0).clamp(min=NARROWEST))
         rng, optimiser = torch.Generator().manual_seed(self.seed), torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
         with torch.enable_grad():
             for _ in range(self.epochs):
@@ -159,24 +153,11 @@ class AnswerRanker(nn.Module):
         """Write head and scales to one file, whole or not at all; ValueError before anything was fitted."""
         if not self.fitted:
             raise ValueError("reward-ranker: nothing has been fitted, so there is nothing to save")
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            torch.save({"format": _FORMAT, "state": {name: tensor.cpu() for name, tensor in self._kept().items()}}, file)
+        save_heads(path, "reward-ranker", self._kept(), self.backbone)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what `save` wrote; ValueError in one line where there is no such file or it does not fit."""
-        if not Path(path).is_file():
-            raise ValueError(f"reward-ranker: {path}: no such file")
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # of a damaged file: whatever zip, pickle and torch raise
-            raise ValueError(f"reward-ranker: {path}: cannot be read ({str(error).splitlines()[0][:120]})") from None
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise ValueError(f"reward-ranker: {path}: is no saved ranker")
-        if any(tensor.shape != content["state"][name].shape for name, tensor in self._kept().items()):
-            raise ValueError(f"reward-ranker: {path}: belongs to a policy of another width")
-        self.load_state_dict(content["state"], strict=False)
+        self.load_state_dict(load_heads(path, "reward-ranker", self._kept(), self.backbone), strict=False)
         self.fitted.fill_(True)
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -201,22 +182,4 @@ class AnswerRanker(nn.Module):
     @torch.no_grad()
     def _states(self, traj: Trajectories) -> Float[Tensor, "N D"]:
         """The hidden state behind each answer."""
-        parts = []
-        for some in torch.arange(len(traj), device=traj.device).split(64):
-            part = traj.select(some)
-            hidden = self.backbone.evaluate(part, _HIDDEN).more["hidden"]
-            end = part.length.to(hidden.device).long()[:, None, None].expand(-1, 1, hidden.shape[2])
-            parts.append(hidden.gather(1, end)[:, 0].to(self.head.weight))
-        return torch.cat(parts)
-
-    def _read(self, path: str) -> tuple[Trajectories, Pairs]:
-        rows = list(read_rows(path, required=("prompt", "chosen", "rejected")))
-        if not rows:
-            raise ValueError(f"reward-ranker: {path}: holds no rows")
-        texts = [{**row, "response": row[side]} for row in rows for side in ("chosen", "rejected")]
-        try:
-            traj = self.backbone.read(texts)
-        except ValueError as error:
-            raise ValueError(f"reward-ranker: {path}: {error}") from None
-        index = torch.arange(len(texts), device=traj.device).view(-1, 2)
-        return traj, Pairs(index, torch.ones(len(rows), device=traj.device), torch.ones(len(rows), device=traj.device))
+        return states_after(self.backbone, traj, traj.length[:, None])[:, 0].to(self.head.weight)

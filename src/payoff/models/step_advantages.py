@@ -13,10 +13,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits, pad
 
 from payoff.catalogue import method
 from payoff.models.continuations import draws, named_reward, prefix_values
-from payoff.trajectories import Channel, Rewards, Trajectories, per_step, place_steps
-
-_HIDDEN = frozenset({"hidden"})
-_NARROWEST = 1e-6  # standard deviation of a hidden unit below which it says nothing
+from payoff.models.hidden_states import NARROWEST, states_after, step_ends
+from payoff.trajectories import Channel, Rewards, Trajectories, place_steps
 
 
 @method("direct-advantage-po", kind="model", paper="arXiv:2412.18279")
@@ -136,7 +134,7 @@ class StepAdvantages(nn.Module):
         self.states, self.targets = torch.cat([self.states, states[known]]), torch.cat([self.targets, wanted])
         if not self.taught:
             self.middle.copy_(self.states.mean(0))
-            self.spread.copy_(self.states.std(0, correction=0).clamp(min=_NARROWEST))
+            self.spread.copy_(self.states.std(0, correction=0).clamp(min=NARROWEST))
         self.taught += 1
         rng, optimiser = torch.Generator().manual_seed(self.seed), torch.optim.Adam(self.head.parameters(), lr=self.learning_rate)
         with torch.enable_grad():
@@ -166,14 +164,8 @@ class StepAdvantages(nn.Module):
     @torch.no_grad()
     def _places(self, traj: Trajectories) -> tuple[Float[Tensor, "N S1 D"], Bool[Tensor, "N S1"]]:
         """The hidden state at every place between steps, 0 where there is none, and which places there are."""
-        position = torch.arange(traj.width, dtype=torch.float64, device=traj.device).expand(traj.mask.shape)
-        last, exists, _ = per_step(Channel(position, torch.ones_like(traj.mask)), traj, "last")
-        at = pad(last.long() + 1, (1, 0))
+        last, exists = step_ends(traj)
         exists = pad(exists, (1, 0), value=True)
-        parts = []
-        for some in torch.arange(len(traj), device=traj.device).split(64):
-            hidden = self.policy.evaluate(traj.select(some), _HIDDEN).more["hidden"]
-            place = at[some].to(hidden.device).clamp(max=hidden.shape[1] - 1)
-            states = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[2])).to(self.head.weight)
-            parts.append(torch.where(exists[some].to(hidden.device)[..., None], states, 0))
-        return torch.cat(parts), exists.to(parts[0].device)
+        states = states_after(self.policy, traj, pad(last + 1, (1, 0))).to(self.head.weight)
+        exists = exists.to(states.device)
+        return torch.where(exists[..., None], states, 0), exists

@@ -98,7 +98,7 @@ class Instance:
             model.setParam(name, value)
         model.setParam("nodeselection/dfs/stdpriority", 10**6)
         model.setParam("limits/nodes", self.limit)
-        watch = _watch(scip, self, choose)
+        watch = _Watch(scip, self, choose)
         model.includeBranchrule(watch.rule, "payoff", "asks the policy", priority=10**7, maxdepth=-1, maxbounddist=1.0)
         model.includeEventhdlr(watch.events, "payoff-bounds", "what the children's bounds are")
         model.optimize()
@@ -114,7 +114,7 @@ class Instance:
         )
 
 
-class _watch:
+class _Watch:
     """The two places at which SCIP calls: the rule that branches, and the events that tell what became of the children."""
 
     def __init__(self, scip: Any, instance: Instance, choose: Callable[[Node, list[int]], int]) -> None:
