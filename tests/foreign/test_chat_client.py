@@ -1,7 +1,9 @@
 """The client against a server with scripted faults: each ends in a later success or in no verdict with its reason, never a zero."""
 
+import asyncio
 import email.utils
 import json
+import threading
 import time
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from payoff.foreign import foreign_reward
 from payoff.foreign.chat_client import content_of, most_tokens
 from payoff.foreign.exchange import ExchangeError, retry_after
+from payoff.foreign.judge import judge as made
 
 from .conftest import as_json
 
@@ -173,3 +176,41 @@ def test_the_most_that_a_request_may_take():
 def test_an_answer_of_another_shape_is_no_completion(answer):
     with pytest.raises(ExchangeError, match="no chat completion"):
         content_of(answer)
+
+
+def test_whoever_asks_no_more_than_so_many_requests_are_on_their_way(serve, scores, judge):
+    def answer(body, number):
+        time.sleep(0.03)
+        return says(GOOD)
+
+    server = serve(answer)
+    signal = judge(server, concurrency=2)
+    rows = [[{"prompt": f"{k}", "response": "2"}] for k in range(5)]
+    threads = [threading.Thread(target=scores, args=(signal, row)) for row in rows]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(server.seen), server.most) == (5, 2)
+
+
+def test_an_event_loop_goes_on_while_answers_are_waited_for(serve):
+    over = threading.Event()
+
+    def answer(body, number):
+        over.wait(5)
+        return says(f"{body['messages'][0]['content']} {GOOD}")
+
+    server = serve(answer)
+    client = made(f"{server.url}/v1#m", store="off", concurrency=2, timeout=5).client
+
+    async def several():
+        asked = [client.answer_async({"model": "m", "messages": [{"role": "user", "content": str(k)}]}) for k in range(4)]
+        waiting = asyncio.gather(*asked, client.answer_async({"model": "m", "messages": [{"role": "user", "content": "no"}]}))
+        while len(server.seen) < 2:  # the loop runs while nothing has been answered
+            await asyncio.sleep(0.001)
+        over.set()
+        return await waiting
+
+    assert asyncio.run(several()) == [f"{k} {GOOD}" for k in (0, 1, 2, 3, "no")]
+    assert server.most == 2

@@ -6,10 +6,12 @@ before is `AnswerStore` and `Recording`; what is asked is `judge` and `judge_pai
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from payoff.foreign.answer_store import AnswerStore, Recording
@@ -25,7 +27,7 @@ Request = Mapping[str, Any]
 
 
 class ChatClient:
-    """Answers to chat requests, `concurrency` at a time in threads, each from the first of these that has it.
+    """Answers to chat requests, at most `concurrency` on their way at a time, each from the first of these that has it.
 
     replay:   a recording; what is not in it is not there, and nothing is ever sent
     store:    answers that were paid for; failures are not kept, so that they are asked again
@@ -33,7 +35,7 @@ class ChatClient:
 
     record: everything that was said is written here, failures too
 
-    A copy is the same client, so that limits hold for all copies together.
+    A copy is the same client, so that limits hold for all copies together, whichever threads and event loops ask.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class ChatClient:
         self.exchange, self.ledger, self.concurrency = exchange, ledger, concurrency
         self.store, self.record, self.replay = store, record, replay
         self._counts = {"replayed": 0, "unkept": 0, "repairs": 0}
-        self._lock = threading.Lock()
+        self._begin()
 
     @property
     def counts(self) -> dict[str, int | float]:
@@ -62,11 +64,11 @@ class ChatClient:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_places", "_threads")}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         self.__dict__.update(state)
-        self._lock = threading.Lock()
+        self._begin()
 
     def each(self, work: Callable[[Any], T], parts: Sequence[Hashable]) -> list[T]:
         """`work` of every part, in their order, so many at a time, and once for equal ones."""
@@ -88,6 +90,13 @@ class ChatClient:
             raise
         self._recorded(body, text)
         return text
+
+    async def answer_async(self, request: Request) -> str:
+        """`answer` for asyncio: a thread of the client's waits while the loop goes on.
+
+        A task that is cancelled leaves its request to come to an end: it may be paid for already, and then its answer is kept.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.answer, request)
 
     def agreed(self, request: Request, read: Callable[[str], T], *, repairs: int = 0) -> T:
         """What `read` makes of the answer; where it raises AnswerError, the model sees its answer and the error, and tries again.
@@ -149,7 +158,8 @@ class ChatClient:
         def send(once: Callable[[], Any]) -> Any:
             return self.ledger.pay(once, prompt=prompt, completion=completion)
 
-        text = content_of(self.exchange.ask(body, send))
+        with self._places:
+            text = content_of(self.exchange.ask(body, send))
         if self.store is not None:
             try:
                 self.store[self.exchange.url, body] = text
@@ -163,6 +173,11 @@ class ChatClient:
                 self.record.add(body, text, failure)
             except OSError:
                 self._add("unkept")
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(self.concurrency)
+        self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix="payoff-chat")  # none begins before it is needed
 
     def _add(self, name: str) -> None:
         with self._lock:
