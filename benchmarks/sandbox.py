@@ -6,8 +6,9 @@
 Two programs: one that prints a number, and one with the imports that solutions of programming tasks begin with. Both contenders
 run in turn, in slices of half a second, so that whatever else the machine does falls on both alike; the ratio is of all their runs
 a second, and that of the processor seconds of one run, with those of the server and of all below it, stands beside it, which other
-work on the machine disturbs less. --threads is how many callers there are at a time, all in this process. With --memory: what the
-server and this process hold before and after so many runs, and that nothing is left at the end.
+work on the machine disturbs less; children that were made ready and not used are charged to the sandbox in the second. --threads is
+how many callers there are at a time, all in this process. With --memory: what the server, its template and this process hold before
+and after so many runs, and that nothing is left at the end.
 """
 
 from __future__ import annotations
@@ -71,22 +72,33 @@ def bare(program: str) -> str:
     return subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True).stdout
 
 
+def settle(pid: int) -> None:
+    """Wait until no child of the server is left but its template, so that none of them is charged to somebody else."""
+    while len(below(pid, of_this_process=False)) > 1:
+        time.sleep(0.01)
+
+
 def held(pid: int) -> dict[str, int]:
-    """What the server and this process hold."""
+    """What the server, its template and this process hold."""
+    template, *_ = below(pid, of_this_process=False)
+    kib = lambda pid: int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10
     return {
-        "server_kib": int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10,
-        "owner_kib": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 10,
+        "server_kib": kib(pid),
+        "template_kib": kib(template),
+        "owner_kib": kib(os.getpid()),
         "server_descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "template_descriptors": len(os.listdir(f"/proc/{template}/fd")),
         "owner_descriptors": len(os.listdir("/proc/self/fd")),
-        "server_children": len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()),
+        "server_children": len(below(pid, of_this_process=False)),
         "zombies": sum(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z" for child in below(pid)),
         "mounts": len(Path(f"/proc/{pid}/mounts").read_text().splitlines()),
     }
 
 
-def below(pid: int) -> list[str]:
-    """The children of the server and of this process."""
-    return [child for one in (pid, os.getpid()) for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
+def below(pid: int, *, of_this_process: bool = True) -> list[str]:
+    """The children of the server, and of this process."""
+    parents = (pid, os.getpid()) if of_this_process else (pid,)
+    return [child for one in parents for child in Path(f"/proc/{one}/task/{one}/children").read_text().split()]
 
 
 def speed(ours: Callable[[str], str], pid: int, threads: int, seconds: float) -> dict[str, dict[str, float]]:
@@ -98,6 +110,7 @@ def speed(ours: Callable[[str], str], pid: int, threads: int, seconds: float) ->
             for label, run in (("sandbox", ours), ("subprocess", bare)):
                 before = processor(pid)
                 runs, took = slice_of(run, program, threads, 0.5)
+                settle(pid)
                 totals[label] = [a + b for a, b in zip(totals[label], (runs, took, processor(pid) - before), strict=True)]
         rates = {label: runs / took for label, (runs, took, _) in totals.items()}
         cpu = {f"{label}_cpu_ms": 1000 * used / runs for label, (runs, _, used) in totals.items()}

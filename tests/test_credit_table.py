@@ -9,10 +9,17 @@ import pytest
 import torch
 
 from payoff.catalogue import index
+from payoff.credit_entries import NO_ROW, REWARDS, entries
+from payoff.credit_learned import labels, rollouts
 from payoff.credit_places import TEACHER, reference_policy, solutions, tree_rewards
-from payoff.credit_table import MARK, REWARDS, chain_cells, chain_quality, entries, tree_cells, tree_quality
+from payoff.credit_table import MARK, chain_cells, chain_quality, tree_cells, tree_quality
 from payoff.made_pages import END, rewritten
 
+METHODS = """
+    pure pr-clip-delta g-ra prof ppr-renorm portool slate flow-grpo-agentflow lare revibranch return-decomposition calm oreal
+    sparse-po direct-advantage-po prime oprl rto t-reg rlpr likelihood-rewards igpo rlfr vppo process-reward-model math-shepherd
+    completion-values rest-mcts pav hrm-hnc tp-grpo capo spa-rl fine-grained-rlhf fgaif archer b-coder prm-gflownet reward-ranker
+"""  # what pays steps, or says which of them a payment is for
 PAGE = Path(__file__).parents[1] / "docs" / "credit.md"
 
 
@@ -21,7 +28,7 @@ def by_name(name):
 
 
 def rows_of_page(heading):
-    table = PAGE.read_text(encoding="utf-8").split(f"### {heading}")[1].split("###")[0]
+    table = PAGE.read_text(encoding="utf-8").split(f"### {heading}")[1].split(END)[0].split("###")[0]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
     return {row[0]: row[1:] for row in cells}
 
@@ -34,24 +41,34 @@ def test_the_page_holds_what_the_command_makes():
     assert rewritten(page, made.rstrip("\n"), MARK) == page, "run: python -m payoff.credit_table docs/credit.md"
 
 
-def test_every_registered_credit_has_a_row_or_a_reason():
+def test_every_method_of_credit_has_a_row_or_a_reason():
     page = PAGE.read_text(encoding="utf-8")
-    for record in index().values():
-        if record.kind == "credit":
-            assert re.search(rf"^(\| |- `){re.escape(record.name)}[ ,:`]", page, flags=re.MULTILINE), (
-                f"{record.name} is not on the page; run: python -m payoff.credit_table docs/credit.md"
-            )
+    for name in [*METHODS.split(), *(record.name for record in index().values() if record.kind == "credit")]:
+        assert re.search(rf"^(\| |\| total, rloo, |- `){re.escape(name)}[ ,:`]", page, flags=re.MULTILINE), (
+            f"{name} is not on the page; run: python -m payoff.credit_table docs/credit.md"
+        )
+
+
+def test_what_has_no_row_is_registered():
+    assert set(NO_ROW) | set(METHODS.split()) <= {record.name for record in index().values()}
 
 
 @pytest.mark.parametrize(
-    ("name", "title"), [("total", "outcome"), ("g-ra, return-to-go", "gameable steps"), ("pure, return-to-go", "right steps")]
+    ("name", "title"),
+    [
+        ("total", "outcome"),
+        ("t-reg, immediate", "outcome"),
+        ("g-ra, return-to-go", "gameable steps"),
+        ("capo", "gameable steps"),
+        ("pure, return-to-go", "right steps"),
+    ],
 )
 def test_rows_of_the_tree_on_the_page_are_what_is_computed(name, title):
     assert rows_of_page(f"Paid: {REWARDS[title]}")[name][:-1] == tree_cells(tree_quality(by_name(name), title))
 
 
 @pytest.mark.parametrize(
-    "name", ["total", "immediate", "pr-clip-delta, return-to-go", "progress of continuations (8 each), immediate"]
+    "name", ["total", "immediate", "pr-clip-delta, return-to-go", "pav, eight continuations of the policy, immediate"]
 )
 def test_rows_of_the_chain_on_the_page_are_what_is_computed(name):
     cells = [cell for title in REWARDS for cell in chain_cells(by_name(name), title)]
@@ -98,3 +115,20 @@ def test_a_page_without_its_marks_is_refused():
 def _words():
     letters = "ab"
     return [(a, b, c, d) for a in letters for b in letters for c in letters for d in letters]
+
+
+@pytest.mark.exhaustive
+def test_a_critic_of_many_continuations_tells_where_it_happened_and_shares_of_outcomes_alone_do_not():
+    critic, shares = (  # both have seen the same 64 rollouts
+        tree_quality(by_name(name), "outcome", group_size=1)
+        for name in ("direct-advantage-po beside the outcome, immediate", "spa-rl, return-to-go")
+    )
+    assert critic.share.value > 0.95
+    assert shares.share.value < 0.8
+
+
+def test_labels_that_models_learn_from_are_of_the_needed_letters():
+    right, known = labels()
+    assert known.all()
+    for row, item in zip(right.tolist(), rollouts().items, strict=True):
+        assert row == [float(item["response"][0] == "b"), 1.0, float(item["response"][2] == "b"), 1.0]

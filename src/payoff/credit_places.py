@@ -15,13 +15,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from payoff.models.implicit import ImplicitReward
 from payoff.policies.tabular import Tabular
 from payoff.tasks.chain import chain_answer, chain_needed_steps, chain_result, chain_steps
 from payoff.tasks.chain_teacher import Noise, write_solution
 from payoff.tasks.chain_values import pieces, teacher_advantages, teacher_values
 from payoff.tasks.tree import Tree, tree_filler
-from payoff.trajectories import Rewards, StopReason, Trajectories, place_outcome, place_steps
+from payoff.trajectories import Channel, Rewards, StopReason, Trajectories, place_outcome, place_steps
 
 TREE = Tree(
     2,
@@ -57,13 +56,15 @@ class Place(NamedTuple):
     values:    of every prefix [N, T+1], under the policy and the reward that is paid: a perfect critic
     prover:    the chance that another policy, named, ends rightly from every prefix [N, T+1]
     continued: the share of n continuations that end rightly from every prefix [N, T+1], drawn anew at every call
-    implicit:  a model that pays every action (PRIME)
+    learned:   what learned here, given who makes it
+    blamed:    1 in every step that the channel should have paid and does not, 0 elsewhere: a judge of steps
     """
 
     values: Callable[[Trajectories], Tensor]
     prover: Callable[[Trajectories, str], Tensor]
     continued: Callable[[Trajectories, int], Tensor]
-    implicit: Callable[[], Any]
+    learned: Callable[[Callable[[], Any]], Any]
+    blamed: Callable[[Channel, Trajectories], Channel]
 
 
 class Solutions(NamedTuple):
@@ -118,7 +119,11 @@ def tree_place(policy: Tabular, title: str) -> Place:
     def continued(traj: Trajectories, n: int) -> Tensor:
         raise ValueError("continuations are drawn, and here everything is enumerated")
 
-    return Place(values, prover, continued, trained_implicit)
+    def blamed(paid: Channel, traj: Trajectories) -> Channel:
+        needed = torch.tensor([True, False, True, False])
+        return Channel((needed & (paid.value == 0)).double(), torch.ones(len(traj), 1, dtype=torch.bool))
+
+    return Place(values, prover, continued, lambda make: make(), blamed)
 
 
 def chain_place(title: str) -> Place:
@@ -138,21 +143,13 @@ def chain_place(title: str) -> Place:
         drawn = torch.binomial(torch.full_like(value, n), value.clamp(0, 1), generator=rng) / n
         return torch.where(torch.arange(value.shape[1]) == traj.length[:, None], value, drawn)
 
-    def implicit() -> Any:
-        raise ValueError("there is no implicit model here")
+    def learned(make: Callable[[], Any]) -> Any:
+        raise ValueError("nothing has learned here")
 
-    return Place(values, prover, continued, implicit)
+    def blamed(paid: Channel, traj: Trajectories) -> Channel:
+        raise ValueError("there is no judge of steps here")
 
-
-@functools.cache
-def trained_implicit() -> Any:
-    """An implicit model that learned from 64 rollouts of the tree's policy, fifty times over."""
-    policy = reference_policy()
-    traj = policy.rollout(TREE.held_out_starts(1), 64, torch.Generator().manual_seed(SEED))
-    model = ImplicitReward(policy=reference_policy(), beta=1.0, learning_rate=0.05)
-    for _ in range(50):
-        model.learn(traj, {"correct": TREE.truth(traj)})
-    return model
+    return Place(values, prover, continued, learned, blamed)
 
 
 @functools.cache

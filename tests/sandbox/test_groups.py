@@ -1,5 +1,6 @@
 """Control groups: where they can be made, that they hold where they are, and that nothing of them is left."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from payoff.sandbox import Ended, Limits, Sandbox, examine, groups, starting
+from payoff.sandbox import Ended, Limits, Sandbox, examine, groups, kernel, starting, steps
 
 
 def hierarchy(top: Path, handed: dict[str, str]) -> str:
@@ -61,6 +62,109 @@ def test_a_result_and_the_doctor_agree_on_whether_there_are_groups():
     told = [line for line in examine()["missing"] if line.startswith("control groups: ")]
     assert bool(told) != ("control-groups" in isolation)
     assert all("every 50 ms instead" in line for line in told)
+
+
+class Kernel:
+    """A folder that behaves as the kernel's groups do, as far as files go: a new group has the files of what is handed down to it,
+    and goes with them when no group or process is left inside."""
+
+    def __init__(self, top: Path, monkeypatch) -> None:
+        self.mkdir, self.rmdir = os.mkdir, os.rmdir
+        self._files(str(top), {"memory", "pids"})
+        monkeypatch.setattr(groups.os, "mkdir", self.made)
+        monkeypatch.setattr(groups.os, "rmdir", self.removed)
+        monkeypatch.setattr(groups, "_write", self.written)
+
+    def _files(self, folder: str, controllers: set[str]) -> None:
+        texts = {"cgroup.procs": "", "cgroup.subtree_control": ""}
+        if "memory" in controllers:
+            texts |= {"memory.max": "max", "memory.oom.group": "0", "memory.swap.max": "max"}
+            texts["memory.events"] = "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n"
+        if "pids" in controllers:
+            texts["pids.max"] = "max"
+        for name, text in texts.items():
+            Path(folder, name).write_text(text)
+
+    def made(self, folder: str) -> None:
+        self.mkdir(folder)
+        self._files(folder, set(Path(folder).parent.joinpath("cgroup.subtree_control").read_text().split()))
+
+    def removed(self, folder: str) -> None:
+        if any(entry.is_dir() for entry in os.scandir(folder)) or Path(folder, "cgroup.procs").read_text():
+            raise OSError(16, "Device or resource busy")
+        for entry in os.scandir(folder):
+            os.unlink(entry.path)
+        self.rmdir(folder)
+
+    def written(self, path: str, text: bytes) -> None:
+        if path.endswith("subtree_control"):
+            if Path(path).with_name("cgroup.procs").read_text():  # processes are inside
+                raise OSError(16, "Device or resource busy")
+            text = text.replace(b"+", b"")
+        Path(path).write_bytes(text)
+
+
+def test_a_run_s_limits_are_written_to_its_group_and_kills_for_memory_are_read_from_it(tmp_path, monkeypatch):
+    Kernel(tmp_path, monkeypatch)
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids")
+    folder = tmp_path / "payoff-sandbox-1-1"
+    made = groups.make(str(folder), 2, os.getuid())
+    inside = {name: (folder / "0" / name).read_text() for name in ("memory.oom.group", "memory.swap.max", "memory.max")}
+    assert inside == {"memory.oom.group": "1", "memory.swap.max": "0", "memory.max": "max"}
+    assert (folder / "server" / "cgroup.procs").read_text() == "0"  # which is whoever writes it
+    made[0].limit(100 << 20, 7)
+    assert (folder / "0" / "memory.max").read_text() == str((100 << 20) + (8 << 20))  # 8 MiB for the kernel's own
+    assert (folder / "0" / "pids.max").read_text()[:1] == "7"
+    assert (folder / "1" / "memory.max").read_text() == "max"
+    assert not made[0].killed_for_memory()
+    (folder / "0" / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 3\noom_group_kill 1\n")
+    assert [made[0].killed_for_memory(), made[0].killed_for_memory(), made[1].killed_for_memory()] == [True, False, False]
+    groups.remove(str(folder), patience=0.0)
+    assert folder.exists()  # its server is inside
+    (folder / "server" / "cgroup.procs").write_text("")
+    groups.remove(str(folder), patience=0.0)
+    assert not folder.exists()
+
+
+def test_where_a_controller_is_not_handed_down_there_are_no_groups(tmp_path, monkeypatch):
+    Kernel(tmp_path, monkeypatch)
+    (tmp_path / "cgroup.subtree_control").write_text("memory")
+    monkeypatch.setattr(groups, "CONTROLLERS", ("memory",))
+    with pytest.raises(OSError, match=r"pids\.max"):
+        groups.make(str(tmp_path / "payoff-sandbox-1-1"), 1, os.getuid())
+
+
+def hierarchies() -> list[str]:
+    """Where version 2 is mounted and may be written to, with or without controllers."""
+    with open("/proc/mounts") as file:
+        return [line.split()[1] for line in file if " cgroup2 " in line and os.access(line.split()[1], os.W_OK)]
+
+
+@pytest.mark.skipif(not hierarchies(), reason="version 2 is not mounted, or may not be written to")
+def test_children_are_born_into_a_group_of_the_real_hierarchy_by_one_call_and_by_a_table():
+    folder = Path(hierarchies()[0], f"payoff-test-{os.getpid()}")
+    folder.mkdir()
+    group = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    table, (near, far) = steps.Table(1 << 16), os.pipe()
+    wanted, end = table.room(kernel.GROUPED), table.end()
+    ctypes.memmove(wanted, kernel.into_group(0, group), kernel.GROUPED)
+    last = table.lay([steps.call("exit_group", 0)], end, end)
+    child = table.lay([steps.call("read", near, table.room(8), 1)], last, last)
+    try:
+        pids = [kernel.clone(0, group)]
+        if pids == [0]:
+            os.read(near, 1)
+            os._exit(0)
+        table.walk(table.lay([steps.call("clone3", wanted, kernel.GROUPED, into=(place := table.room(8)))], end, end, zero=child))
+        pids.append(ctypes.c_int64.from_address(place).value)
+        assert sorted(map(int, (folder / "cgroup.procs").read_text().split())) == sorted(pids)
+        os.write(far, b"!!")
+        for pid in pids:
+            kernel.wait(pid)
+    finally:
+        for file in (group, near, far):
+            os.close(file)
+        os.rmdir(folder)
 
 
 @pytest.mark.skipif(not groups.place()[0], reason=f"control groups: {groups.place()[1]}")

@@ -111,24 +111,25 @@ class Sandbox:
             for content in (b"", b"", b"", *([stdin] if stdin else []), *([job] if len(job) > LONGEST else [])):
                 passed.append(os.memfd_create("payoff"))
                 _fill(passed[-1], content)
-            asked = LIMITS.pack(*_NUMBERS_OF(limits), bool(stdin), len(job)) + (job if len(job) <= LONGEST else b"")
+            asked = LIMITS.pack(*_NUMBERS_OF(limits), bool(stdin)) + (job if len(job) <= LONGEST else b"")
             answer, why = b"", "the sandbox's server died"
+            line, whole = server.take(), False
             try:
-                with server.line() as line:
-                    try:
-                        socket.send_fds(line, [asked], passed)
-                    except OSError:
-                        server.dead = True
-                        raise starting.ServerDiedError from None
-                    line.settimeout(limits.wall + GRACE)
-                    answer = line.recv(4096)
-                    if not answer:
-                        raise ConnectionResetError
-            except TimeoutError:
+                try:
+                    socket.send_fds(line, [asked], passed)
+                except OSError:
+                    server.dead = True
+                    raise starting.ServerDiedError from None
+                starting.wait_at_most(line, limits.wall + GRACE)
+                answer = line.recv(4096)
+                server.dead, whole = server.dead or not answer, True
+            except BlockingIOError:
                 server.dead, why = True, "the sandbox's server was stuck"
                 server.process.kill()
             except ConnectionError:
                 server.dead = True
+            finally:
+                server.give(line, whole=whole)
             texts = [_content(file, limits.output) for file in passed[:3]]
         finally:
             for file in passed:

@@ -7,11 +7,12 @@ says, or not run.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import struct
 import sys
 
-from payoff.sandbox import filters, groups, kernel
+from payoff.sandbox import filters, groups, kernel, steps
 
 NOBODY = 65534
 SCRATCH = "/tmp"
@@ -21,14 +22,14 @@ _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"
 _OWN = kernel.NEW_USER | kernel.NEW_PIDS | kernel.NEW_MOUNTS
 _CPU, _FILE_SIZE, _STACK, _CORE, _PROCESSES, _FILES, _LOCKED, _ADDRESSES, _SIGNALS, _QUEUES = 0, 1, 3, 4, 6, 7, 8, 9, 11, 12
 _SAME_FOR_ALL = {_CORE: 0, _STACK: 64 << 20, _LOCKED: 0, _QUEUES: 0, _SIGNALS: 256}
-LIMITS = struct.Struct("<ddQQQIIBQ")  # cpu, wall, memory, scratch, output, processes, files, whether it has a stdin, bytes of job
+LIMITS = struct.Struct("<ddQQQIIB")  # cpu, wall, memory, scratch, output, processes, files, whether it has a stdin
 _REMEMBERED = 64  # sets of limits
 _ASKED = _CPU, _ADDRESSES, _FILE_SIZE, _FILES, _PROCESSES
-# What a child is told: limits, soft and hard; options of the scratch folder; bytes of job, and the job unless it comes as a file.
+# What a child is told: limits, soft and hard; options of the scratch folder; and the job unless it comes as a file.
 _SCRATCH_AT = 16 * len(_ASKED)
-SIZE_AT = _SCRATCH_AT + 96
-JOB_AT = SIZE_AT + 8
+_JOB_AT = _SCRATCH_AT + 96
 LONGEST = 4096  # bytes of a job that is told
+_TABLE = 1 << 20  # bytes, of which those that are used count
 
 # Descriptors in a child, before it has its own: of the server's it has no other, and what it is given comes last.
 LINE, LANDLOCK, TROUBLE, CAME = 4, 5, 6, 7
@@ -49,8 +50,11 @@ class Ground:
         self.filter = kernel.Filter(b"")
         self.groups: list[groups.Group] = []
         self.no_groups = ""
-        self.inherited, self.before, self.after = kernel.Steps(), kernel.Steps(), kernel.Steps()
-        self.order = kernel.Inbox(JOB_AT + LONGEST, GIVEN)
+        self.inherited, self.before, self.after = steps.Calls(), steps.Calls(), steps.Calls()
+        self.table = steps.Table(_TABLE)
+        self.order = self.table.room(_JOB_AT + LONGEST)
+        self.job = memoryview((ctypes.c_char * LONGEST).from_address(self.order + _JOB_AT)).cast("B")
+        self.addresses = 0  # bytes of them in every child that no program asked for
         self._orders: dict[tuple, bytes] = {}
 
     @property
@@ -96,35 +100,43 @@ class Ground:
         self.before.add("setsid")
         for number, place in enumerate(_PLACES, CAME):
             self.after.add("dup3", number, place, 0)
-        order = self.order.address
         if self.level == "strict":
             flags = kernel.NO_SETUID | kernel.NO_DEVICES
-            self.after.add("mount", b"scratch", SCRATCH.encode(), b"tmpfs", flags, order + _SCRATCH_AT)
+            self.after.add("mount", b"scratch", SCRATCH.encode(), b"tmpfs", flags, self.order + _SCRATCH_AT)
             self.after.add("chdir", SCRATCH.encode())
         for number, kind in enumerate(_ASKED):
-            self.after.add("prlimit64", 0, kind, order + 16 * number, 0)
+            self.after.add("prlimit64", 0, kind, self.order + 16 * number, 0)
         self.after.add("capset", *kernel.NO_CAPABILITIES)
         if self.landlock is not None:
             self.after.add("landlock_restrict_self", LANDLOCK)
+        for place in self.filter.own if self.level == "process" else ():
+            self.after.add("getpid", into=place)
         self.after.add("seccomp", *self.filter.arguments)
-        self.after.calls += kernel.closing_from(LINE)
+        self.after += [*steps.closing(LINE, JOB - 1), *steps.closing(JOB + 1)]
 
-    def before_from(self, way: int) -> kernel.Calls:
-        """The calls of a child whose order comes by the descriptor `way`, up to the length of that order."""
-        return [*self.before.calls, kernel.call("dup3", way, LINE, 0), *kernel.closing_from(CAME), self.order.receive(LINE)]
+    def steps_of_a_child(self) -> tuple[int, int, int]:
+        """Lay out what a child does from the moment that its line is in its place: the first step, and the ends of a walk that has
+        come to the program, and of one that failed. A child whose server is gone exits."""
+        table = self.table
+        ready, failed = table.end(), table.end()
+        gone = table.lay([steps.call("exit_group", 0)], failed, failed)
+        after = table.lay(self.after, ready, failed)
+        receive = table.receive(LINE, self.order, _JOB_AT + LONGEST, GIVEN)
+        order = table.lay([*steps.closing(CAME), receive], after, failed, zero=gone)
+        return table.lay(self.before, order, failed), ready, failed
 
     def told(self, limits: tuple, job: bytes) -> bytes:
         """What a child is told: its program's limits lie in its memory as the calls that set them read them."""
-        cpu, _, memory, scratch, output, processes, files, _, size = limits
+        cpu, _, memory, scratch, output, processes, files, _ = limits
         asked = cpu, memory, scratch, output, processes, files
         if asked not in self._orders:
             if len(self._orders) >= _REMEMBERED:
                 self._orders.clear()
-            wanted = int(cpu) + 1, memory, max(output + 1, scratch), files, processes
+            wanted = int(cpu) + 1, memory + self.addresses, max(output + 1, scratch), files, processes
             most = b"".join(kernel.allowed(kind, most) for kind, most in zip(_ASKED, wanted))
             options = f"size={scratch},nr_inodes={max(scratch >> 12, 64)},mode=700".encode()
-            self._orders[asked] = most + options.ljust(SIZE_AT - _SCRATCH_AT, b"\0")
-        return self._orders[asked] + size.to_bytes(8, "little") + job
+            self._orders[asked] = most + options.ljust(_JOB_AT - _SCRATCH_AT, b"\0")
+        return self._orders[asked] + job
 
 
 def prepare(level: str, view: str, packages: list[str], *, use_landlock: bool = True, folder: str = "", count: int = 0) -> Ground:

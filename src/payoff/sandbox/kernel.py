@@ -7,8 +7,6 @@ outside the standard library, so that a server is a few megabytes.
 from __future__ import annotations
 
 import ctypes
-import functools
-import itertools
 import os
 import signal
 import struct
@@ -16,9 +14,17 @@ import struct
 MACHINE = os.uname().machine
 # name -> number on x86_64 and on aarch64
 _NUMBERS = {
+    "read": (0, 63),
     "write": (1, 64),
     "close": (3, 57),
+    "mprotect": (10, 226),
+    "munmap": (11, 215),
+    "brk": (12, 214),
+    "pread64": (17, 67),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
     "getpid": (39, 172),
+    "exit_group": (231, 94),
     "recvmsg": (47, 212),
     "wait4": (61, 260),
     "chdir": (80, 49),
@@ -48,7 +54,7 @@ READ_ONLY, NO_SETUID, NO_DEVICES, REMOUNT, BIND, RECURSIVE, PRIVATE, MOVE = 1, 2
 _AT_EMPTY_PATH, _AT_RECURSIVE = 0x1000, 0x8000
 _DETACH, _INTO_GROUP = 2, 1 << 33
 SET_DEATH_SIGNAL, _SET_DUMPABLE, _SET_NO_NEW_PRIVILEGES = 1, 4, 38
-_READABLE, _WRITABLE, _EXECUTABLE, _POPULATE_READ = 1, 2, 4, 22
+_READABLE, _WRITABLE, _EXECUTABLE, _PRIVATE_MEMORY = 1, 2, 4, 0x22
 _CAP_BOUNDING_DROP, _CAP_AMBIENT, _CAP_AMBIENT_CLEAR = 24, 47, 4
 _SET_SECCOMP_FILTER, _LANDLOCK_VERSION = 1, 1
 
@@ -63,9 +69,10 @@ _mount = _libc.mount
 _mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
 
 
-# The same without a copy of the error's number kept for each call, which costs a run the pages that the copy lies in.
-_quick = ctypes.PyDLL(None).syscall
-_quick.restype, _quick.argtypes = _syscall.restype, _syscall.argtypes
+_mmap = _libc.mmap
+_mmap.restype = ctypes.c_void_p
+_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+_NOWHERE = ctypes.c_void_p(-1).value
 _ZEROS = (0,) * 6
 
 
@@ -82,6 +89,23 @@ def system_call(name: str, *arguments: int | None) -> int:
     return result
 
 
+def number(name: str) -> int:
+    """Of a system call, on this machine."""
+    return _NUMBERS[name][_COLUMN]
+
+
+def raw(number: int, *arguments: int) -> int:
+    """The result of a system call, or minus the error's number."""
+    result = _syscall(number, *arguments)
+    return result if result >= 0 else -ctypes.get_errno()
+
+
+def failure(number: int, error: int) -> OSError:
+    """What is raised where a system call has failed."""
+    name = next(name for name, numbers in _NUMBERS.items() if numbers[_COLUMN] == number)
+    return OSError(error, f"{name}: {os.strerror(error)}")
+
+
 def clone(flags: int, group: int = 0) -> int:
     """Fork into new namespaces, and into the control group whose folder is open as `group`; 0 in the child.
 
@@ -90,73 +114,31 @@ def clone(flags: int, group: int = 0) -> int:
     """
     if not group:
         return system_call("clone", flags | signal.SIGCHLD)
-    wanted = ctypes.create_string_buffer(struct.pack("<11Q", flags | _INTO_GROUP, 0, 0, 0, signal.SIGCHLD, *[0] * 5, group), 88)
-    return system_call("clone3", ctypes.addressof(wanted), 88)
+    wanted = ctypes.create_string_buffer(into_group(flags, group), GROUPED)
+    return system_call("clone3", ctypes.addressof(wanted), GROUPED)
 
 
-def clones(flags: int, count: int) -> list[int]:
-    """So many at once, without a line of Python between them: the processes, -1 for each that could not be had.
+GROUPED = 88  # bytes that clone3 is told
 
-    In a child the list is shorter, of as many as were made before it.
+
+def into_group(flags: int, group: int) -> bytes:
+    """What clone3 is told to fork into namespaces and a control group."""
+    return struct.pack("<11Q", flags | _INTO_GROUP, 0, 0, 0, signal.SIGCHLD, *[0] * 5, group)
+
+
+def pages(size: int, code: bytes = b"", *, near: int = 0) -> int:
+    """The address of so much memory in pages of its own; where `code` is given, it is there to be run, and not written to.
+
+    near: where it is to lie, if nothing lies there
     """
-    return list(itertools.islice(iter(functools.partial(_quick, *call("clone", flags | signal.SIGCHLD)), 0), count))
-
-
-Calls = list[tuple[int | None, ...]]
-
-
-class Steps:
-    """System calls made ready, so that a child makes them by one loop and nothing else: it pays for every page that it touches."""
-
-    def __init__(self) -> None:
-        self.calls: Calls = []
-        self._texts: list[ctypes.Array] = []
-
-    def add(self, name: str, *arguments: int | bytes | None) -> None:
-        """One more call; bytes stand for the address of a copy of them, None as the first for what the call before it gave."""
-        self.calls.append(call(name, *[self._address(value) if isinstance(value, bytes) else value for value in arguments]))
-
-    def write(self, folder: int, path: str, text: bytes) -> None:
-        """Write into a file, and leave it open: what comes after closes everything."""
-        self.add("openat", folder, path.encode(), os.O_WRONLY)
-        self.add("write", None, text, len(text))
-
-    def _address(self, text: bytes) -> int:
-        self._texts.append(ctypes.create_string_buffer(text))
-        return ctypes.addressof(self._texts[-1])
-
-
-def call(name: str, *arguments: int | None) -> tuple[int | None, ...]:
-    """A system call as numbers."""
-    return _NUMBERS[name][_COLUMN], *arguments, *_ZEROS[len(arguments) :]
-
-
-def take(calls: Calls) -> int:
-    """Make the calls in order, and give what the last one gave; OSError with the name of the first that fails."""
-    make, result = _quick, 0
-    for number, first, second, third, fourth, fifth, sixth in calls:
-        before = result if first is None else first
-        result = make(number, before, second, third, fourth, fifth, sixth)
-        if result < 0:  # once more, to see why
-            name = next(name for name, numbers in _NUMBERS.items() if numbers[_COLUMN] == number)
-            result = system_call(name, before, second, third, fourth, fifth, sixth)
-    return result
-
-
-class Inbox:
-    """Where a process takes a message, and descriptors with it, at an address that is known beforehand."""
-
-    def __init__(self, size: int, files: int) -> None:
-        self.text = ctypes.create_string_buffer(size)
-        self.address, self.view = ctypes.addressof(self.text), memoryview(self.text).cast("B")
-        self._beside = ctypes.create_string_buffer(16 + (4 * files + 7) // 8 * 8)
-        self._part = ctypes.create_string_buffer(struct.pack("@PN", self.address, size), 16)
-        places = 0, 0, ctypes.addressof(self._part), 1, ctypes.addressof(self._beside), len(self._beside), 0
-        self._header = ctypes.create_string_buffer(struct.pack("@PIPNPNi", *places), 56)
-
-    def receive(self, line: int) -> tuple[int | None, ...]:
-        """The call that waits for the message and gives its length, 0 where nobody is left who could send one."""
-        return call("recvmsg", line, ctypes.addressof(self._header), 0)
+    at = _mmap(near or None, size, _READABLE | _WRITABLE, _PRIVATE_MEMORY, -1, 0)
+    if at in (None, _NOWHERE):
+        raise _failed("mmap")
+    if code:
+        ctypes.memmove(at, code, len(code))
+        if _libc.mprotect(ctypes.c_void_p(at), ctypes.c_size_t(size), _READABLE | _EXECUTABLE) != 0:
+            raise _failed("mprotect")
+    return at
 
 
 _status, _usage = ctypes.create_string_buffer(4), ctypes.create_string_buffer(144)
@@ -255,17 +237,6 @@ def drop_bounding_set() -> None:
         _prctl(_CAP_BOUNDING_DROP, capability, 0, 0, 0)
 
 
-def closing_from(first: int) -> Calls:
-    """The calls that close every descriptor from `first` on."""
-    one = call("close_range", first, 0xFFFFFFFF, 0)
-    try:
-        take([call("close_range", 0xFFFFFFFE, 0xFFFFFFFE, 0)])
-    except OSError:  # before Linux 5.9; what is not open cannot be closed, and so is opened first
-        numbers = range(first, min(os.sysconf("SC_OPEN_MAX"), 1024))
-        return [step for number in numbers for step in (call("dup3", 0, number, 0), call("close", number))]
-    return [one]
-
-
 class Filter:
     """A seccomp program, kept where the kernel can read it; `own` stands in it for the number of the process that installs it."""
 
@@ -276,9 +247,10 @@ class Filter:
         self._header = ctypes.create_string_buffer(header, len(header))
         self.arguments = _SET_SECCOMP_FILTER, 0, ctypes.addressof(self._header)
 
-    def set_own(self, pid: int) -> None:
-        for at in self._own:
-            struct.pack_into("<I", self._code, at, pid)
+    @property
+    def own(self) -> list[int]:
+        """The addresses at which the number of the process is to stand."""
+        return [ctypes.addressof(self._code) + at for at in self._own]
 
     def install(self) -> None:
         system_call("seccomp", *self.arguments)

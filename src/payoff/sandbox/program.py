@@ -18,6 +18,7 @@ import sys
 import threading
 import traceback
 import types
+from collections.abc import Callable
 from typing import Any
 
 from payoff.sandbox.plain import dump
@@ -41,14 +42,10 @@ def warm() -> None:
 
 def run(job: tuple, scratch: str | None) -> int:
     """Do a job; the exit code of the process."""
-    kind, *rest = job
+    kind = job[0]
     if kind == "program":
-        return _finish(_program(rest[0], scratch))
-    if kind == "calls":
-        return _calls(*rest)
-    if kind == "query":
-        return _query(*rest)
-    return _tools(*rest)
+        return _finish(_program(job[1], scratch))
+    return _KINDS[kind](*job[1:])
 
 
 _modules: dict[str, types.ModuleType] = {}
@@ -238,3 +235,6 @@ def _start(command: list[str]) -> int:
         ended, status = os.wait()
         if ended == pid:
             return os.waitstatus_to_exitcode(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+
+
+_KINDS: dict[str, Callable[..., int]] = {"calls": _calls, "query": _query, "tools": _tools}

@@ -84,19 +84,22 @@ class Child:
 class Server:
     """Requests in, orders to children out, replies back, until the owner is gone."""
 
-    def __init__(self, control: _socket.socket, owner: int, ground: Ground, places: int, added: int) -> None:
-        self.added = added  # bytes in every child that no program asked for
+    def __init__(self, control: _socket.socket, owner: int, ground: Ground, places: int, layout: memory.Layout) -> None:
+        # Bytes in every process of a run that no program asked for, and in its first one alone: tools take nothing over.
+        self.added, self.once = (layout.bytes, 0) if ground.view == "python" else (0, layout.bytes)
         self.control, self.owner, self.ground = control, owner, ground
         self.trouble, troubled = os.pipe()
         os.set_blocking(self.trouble, False)
         self.slots = [template.Slot() for _ in range(places)]
         others = [control.fileno(), owner, self.trouble]
-        self.template, self.births = template.start(ground, self.slots, others, troubled)
+        self.template = template.Template(ground, layout, self.slots, others, troubled)
         os.close(troubled)
+        self.forked = os.pidfd_open(self.template.pid)
         self.free = list(range(places))
         self.poll = select.epoll()
-        for file in (control.fileno(), owner, self.births.fileno()):
+        for file in (control.fileno(), owner, self.forked):
             self.poll.register(file, select.EPOLLIN)
+        self.hears = False  # whether births are waited for; those ahead of need wake nobody
         self.lines: dict[int, _socket.socket] = {}
         self.queue: list[Request] = []
         self.coming = 0  # children asked for that are not born yet
@@ -118,22 +121,20 @@ class Server:
                     self._ended(self.children[number])
                 elif number in self.lines:
                     self._requested(number)
-                elif number == self.births.fileno():
-                    if not self._born():
-                        return
                 elif number == self.control.fileno():
                     if not self._connected():
                         return
-                elif number == self.owner:
+                elif number in (self.owner, self.forked):  # it is gone
                     return
-            while self.queue and self.waiting:
+            while self.queue and (self.waiting or (self.coming and self._born())):
                 self._order(self.queue.pop(0), self.waiting.pop(0))
             self._ask()
+            self._hear()
             self._look()
 
     def end(self) -> None:
         """Nothing goes on without the server."""
-        self.births.close()
+        os.close(self.template.asks)
         for child in self.children.values():
             os.kill(child.pid, signal.SIGKILL)
         for child in self.children.values():
@@ -155,10 +156,12 @@ class Server:
                 run.stop(BY_CLOCK)
             elif self.watches and run.looked + GLANCE <= now:
                 run.looked = now
-                if self.proc.held_below(run.pid, self.added) > run.memory:
+                if self.proc.held_below(run.pid, self.added) - self.once > run.memory:
                     run.stop(BY_MEMORY)
         if not (self.running or self.queue) and self.last + PAUSE <= now:
             self.asked = 0
+            if self.coming:
+                self._born()
             while self.waiting:
                 self.waiting.pop().stop(BY_ITSELF)
 
@@ -196,7 +199,7 @@ class Server:
         self.asked += 1
         self.last = time.monotonic()
         limits = LIMITS.unpack_from(said)
-        if not limits[-2]:
+        if not limits[-1]:
             files.insert(STDIN, 0)  # the server's own, which is empty
         self.queue.append(Request(line, limits, self.ground.told(limits, said[LIMITS.size :]), files))
 
@@ -222,10 +225,23 @@ class Server:
         if self.free and (have < 0 or 2 * have < ahead):
             slots, self.free = self.free[: ahead - have], self.free[ahead - have :]
             self.coming += len(slots)
-            self.births.send(b"".join(map(template.NUMBER.pack, slots)))
+            os.write(self.template.asks, b"".join([self.slots[slot].fork for slot in slots]))
+
+    def _hear(self) -> None:
+        """Be woken by births while somebody waits for one."""
+        if bool(self.queue) != self.hears:
+            self.hears = not self.hears
+            if self.hears:
+                self.poll.register(self.template.births, select.EPOLLIN)
+            else:
+                self.poll.unregister(self.template.births)
 
     def _born(self) -> bool:
-        said = self.births.recv(template.BORN.size * template.MOST_AT_ONCE)
+        """Take note of those that were, and say whether any waits now."""
+        try:
+            said = os.read(self.template.births, template.BORN.size * len(self.slots))
+        except BlockingIOError:
+            return False
         for slot, pid in template.BORN.iter_unpack(said):
             self.coming -= 1
             if pid < 0:
@@ -237,7 +253,7 @@ class Server:
             self.children[child.watch] = child
             self.poll.register(child.watch, select.EPOLLIN)
             self.waiting.append(child)
-        return bool(said)
+        return bool(self.queue and self.waiting)
 
     def _ended(self, child: Child) -> None:
         status, user, system, peak = kernel.wait(child.pid)
@@ -267,7 +283,7 @@ class Server:
         why = NOT_CONFINED if trouble else child.why
         if for_memory and why == BY_ITSELF:
             why = BY_MEMORY
-        self._reply(run.line, REPLY.pack(status, user, system, peak, now - child.began, why) + trouble)
+        self._reply(run.line, REPLY.pack(status, user, system, max(peak - self.added, 0), now - child.began, why) + trouble)
 
     def _unread(self, slot: int, request: Request) -> bool:
         """Whether what was sent to a child that is gone still lies there; it is taken back."""
@@ -328,7 +344,7 @@ def main() -> None:
     owner = _moved(owner)
     for name in WARM.split():
         __import__(name)
-    added = memory.gather() if view == "python" else 0  # tools are other programs, which take nothing over
+    layout = memory.Layout()
     sys.path[:] = [path for path in sys.path if os.path.exists(path)]
     try:
         if level == "process" and not (use_landlock and kernel.landlock_version() and isolation.library_stays_open(packages)):
@@ -347,15 +363,19 @@ def main() -> None:
     for name in [name for name in sys.modules if name == "payoff" or name.startswith("payoff.")]:
         del sys.modules[name]  # which are none of a program's business
     program.warm()
-    template.rehearse(ground.order)
+    template.rehearse(ground.job)
     gc.collect()
     gc.freeze()
+    layout.gather(ground.table)
+    ground.addresses = layout.addresses if view == "python" else 0
+    layout.close()
     try:
         ground.make_ready()
     except OSError as error:
         control.send(b"-" + (error.strerror or str(error)).encode())
         return
-    server = Server(control, owner, ground, count + AHEAD, added)
+    server = Server(control, owner, ground, count + AHEAD, layout)
+    gc.disable()  # here alone: what a run leaves behind holds no circles
     control.send(b"+" + marshal.dumps((ground.guarantees, ground.no_groups)))
     try:
         server.serve()

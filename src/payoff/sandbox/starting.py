@@ -7,14 +7,14 @@ forked children nor a SIGKILL keep it alive.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import marshal
 import os
+import queue
 import socket
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +23,8 @@ from payoff.sandbox import groups
 from payoff.sandbox.results import SandboxError
 
 _ROOT = str(Path(__file__).resolve().parents[2])
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv[2]); from payoff.sandbox import memory; memory.align(); "
-    "from payoff.sandbox.server import main; del sys.path[0]; main()"
-)
+_BOOT = "import sys; sys.path.insert(0, sys.argv[2]); from payoff.sandbox.server import main; del sys.path[0]; main()"
+_TIME = struct.Struct("@ll")
 STARTUP = 60.0  # seconds that a server may take to start
 
 
@@ -51,43 +49,41 @@ class Started:
     process: subprocess.Popen
     control: socket.socket
     guarantees: tuple[str, ...]
-    slots: threading.BoundedSemaphore
+    idle: queue.SimpleQueue[socket.socket | None]  # one for each run at a time; None for one that is not made yet
     groups: str = ""  # the folder of its control groups, and why there are none
     no_groups: str = ""
-    idle: list[socket.socket] = field(default_factory=list)
     every: set[socket.socket] = field(default_factory=set)
     dead: bool = False
 
-    @contextlib.contextmanager
-    def line(self) -> Iterator[socket.socket]:
-        """A connection for one run; it is closed, which ends the run, where the caller leaves by an exception."""
-        with self.slots:
-            line = self._connect()
-            try:
-                yield line
-            except BaseException:
-                self.every.discard(line)
-                line.close()
-                raise
+    def take(self) -> socket.socket:
+        """A connection for one run, to be given back; waits while there are as many runs as there may be."""
+        line = self.idle.get()
+        try:
             if self.dead:
-                self.every.discard(line)
-                line.close()
-            else:
-                self.idle.append(line)
+                raise ServerDiedError
+            return line or self._connect()
+        except BaseException:
+            self.give(line, whole=False)
+            raise
+
+    def give(self, line: socket.socket | None, *, whole: bool) -> None:
+        """Have it back after a run; where that did not come to its end, it is closed, which ends the run."""
+        if line is not None and (self.dead or not whole):
+            self.every.discard(line)
+            line.close()
+            line = None
+        self.idle.put(line)
 
     def _connect(self) -> socket.socket:
-        if self.dead:
-            raise ServerDiedError
-        try:
-            return self.idle.pop()
-        except IndexError:
-            near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with far:
             try:
                 socket.send_fds(self.control, [b"+"], [far.fileno()])
             except OSError:
                 near.close()
+                self.dead = True
                 raise ServerDiedError from None
+        near.setblocking(True)  # whatever the program's default is
         self.every.add(near)
         return near
 
@@ -108,9 +104,13 @@ class Started:
     def release(self) -> None:
         """Let go of the descriptors."""
         self.control.close()
-        self.idle.clear()
         while self.every:
             self.every.pop().close()
+
+
+def wait_at_most(line: socket.socket, seconds: float) -> None:
+    """Have the kernel give up waiting for an answer in the end, by BlockingIOError; Python's own way takes three calls more."""
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME.pack(int(seconds), int(seconds % 1 * 999_999) + 1))
 
 
 _running: dict[Kind, Started] = {}
@@ -121,7 +121,7 @@ def server(kind: Kind) -> Started:
     """The server of this process of that kind; SandboxError where this machine cannot give what it needs."""
     with _lock:
         found = _running.get(kind)
-        if found is not None and (found.dead or found.process.poll() is not None):
+        if found is not None and found.dead:  # which is found out by talking to it
             found.end()
             found = None
         if found is None:
@@ -187,8 +187,10 @@ def _start(kind: Kind) -> Started:
     guarantees, failed = marshal.loads(said[1:])
     if failed:
         groups.remove(folder)
-    slots = threading.BoundedSemaphore(kind.concurrency)
-    return Started(process, near, tuple(guarantees), slots, "" if failed else folder, why_none or failed)
+    idle: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
+    for _ in range(kind.concurrency):
+        idle.put(None)
+    return Started(process, near, tuple(guarantees), idle, "" if failed else folder, why_none or failed)
 
 
 def _refusal(kind: Kind, why: str) -> str:
