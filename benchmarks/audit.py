@@ -29,6 +29,8 @@ import torch
 
 from payoff.audit.case import Case, Columns
 from payoff.audit.checks import CHECKS
+from payoff.audit.effects import with_effects
+from payoff.audit.replay import Memory
 from payoff.audit.scorer import Scorer
 from payoff.audit.stored_rows import StoredRows
 from payoff.grading import signal
@@ -119,11 +121,17 @@ def main() -> None:
     start = time.thread_time()
     assert case.gold_value is not None
     clock.line("which prompts are drawn", start)
+    memory, failed, tried = Memory(), 0, 0.0
     for name, check in CHECKS.items():
         if not check.asks:
             start = time.thread_time()
-            check.run(case)
+            found = check.run(case)
             clock.line(name, start)
+            start = time.thread_time()
+            failed += sum(bool(m.effects) for m in with_effects(case, name, found, memory))
+            tried += time.thread_time() - start
+    clock.spent += tried
+    clock.told(f"trying the remedies of {failed} findings", tried)
     clock.told("all of the audit that does not ask again", clock.spent)
     print(f"That is {100 * clock.spent / asked:.1f} % of asking the reward, and with the reading {read + clock.spent:.1f} s.")
     if given.whole:

@@ -137,7 +137,8 @@ def sample_of(truth: Float64[Tensor, "P R"], task: Tree, seed: int) -> list[dict
 
 def best_of_sixteen(reward: Callable[..., Any], rows: Sequence[Mapping[str, Any]]) -> float:
     """Truth under the sharpest best-of-n that a sample shows."""
-    found = audit(Case(Scorer(as_signal(reward, "reward")), rows, gold="gold"), only=["over-optimisation"]).measurements
+    case = Case(Scorer(as_signal(reward, "reward")), rows, gold="gold")
+    found = audit(case, only=["over-optimisation"], effects=False).measurements
     series = next(m.series for m in found if m.name == "over-optimisation")
     return series["gold"][-1] if series else fmean(row["gold"] for row in rows)
 
@@ -145,7 +146,7 @@ def best_of_sixteen(reward: Callable[..., Any], rows: Sequence[Mapping[str, Any]
 def findings_of(reward: Callable[..., Any], rows: Sequence[Mapping[str, Any]], budget: int = 500) -> tuple[str, float, float]:
     """The first finding of a whole audit, the sum of the severities of all, and the largest; times are the machine's: left out."""
     case = Case(Scorer(as_signal(reward, "reward")), rows, gold="gold", budget=budget, seconds=0.5)
-    found = audit(case, only=[name for name in CHECKS if name not in ("distance", "health", "ensembles")])
+    found = audit(case, only=[name for name in CHECKS if name not in ("distance", "health", "ensembles")], effects=False)
     counted = [m for m in found.findings if m.unit != "exponent of the length"]
     severities = [m.severity for m in counted]
     return counted[0].name if counted else "none", sum(severities), max(severities, default=0.0)

@@ -179,7 +179,7 @@ def scorer_tables(progress: Callable[[str], None], *, folder: Path | None = None
 
 
 def _told(case: Case, checks: Sequence[str]) -> Found:
-    found = audit(case, only=checks)
+    found = audit(case, only=checks, effects=False)
     told = [
         f"`{m.name}` {m.estimate.value:.2f} [{m.estimate.low:.2f}, {m.estimate.high:.2f}]"
         for m in found.findings

@@ -62,6 +62,7 @@ def _every_measure(progress: Callable[[str], None]) -> Iterator[tuple[str, Measu
         "health": Case(case.score, rows, gold="gold", served=case.score, prices={"calls": 0.0}),
         "learnability": Case(Scorer(as_signal(_in_parts, "reward"), "PART"), rows, gold="gold"),
         "ensembles": Case(Scorer(as_signal(three.reward, "reward"), three.channel), pairs),
+        "noise": Case(Scorer(as_signal(three.reward, "reward"), ",".join((three.channel or "").split(",")[:2])), rows, gold="gold"),
     }
     for name, check in CHECKS.items():
         progress(name)
@@ -95,7 +96,7 @@ def _planted() -> Mapping[str, tuple[Any, str | None, Sequence[str]]]:
 
 def _findings(reward: Any, channel: str | None, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of all findings, worst first."""
-    found = audit(Case(Scorer(as_signal(reward, "reward"), channel), rows, gold="gold", budget=500))
+    found = audit(Case(Scorer(as_signal(reward, "reward"), channel), rows, gold="gold", budget=500), effects=False)
     return [m.name for m in found.findings]
 
 

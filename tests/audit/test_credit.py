@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from payoff.advantages.baselines import subtract_values
-from payoff.audit.credit import cost_of, credit_quality, exact_advantages, exact_credit, sampled_advantages
+from payoff.audit.credit import cost_of, credit_metrics, credit_quality, exact_advantages, exact_credit, sampled_advantages
 from payoff.credit.returns import immediate, lambda_return, return_to_go, total
 from payoff.enumeration import every_sequence
 from payoff.pipeline import Start, weigh
@@ -228,9 +228,10 @@ def test_the_error_of_the_truth_is_taken_off_again():
     policy, traj, exact = sample(400, 1)
     found = sampled_advantages(policy, truth, traj, n=4, rng=torch.Generator().manual_seed(5))
     plain = credit_quality(known(exact), found.value, traj).cosine.value
-    corrected = credit_quality(known(exact), found.value, traj, error=found.error).cosine
+    corrected = credit_quality(known(exact), found.value, traj, error=found.error)
     assert plain < 0.93
-    assert corrected.value == pytest.approx(1, abs=0.04)
+    assert corrected.cosine.value == pytest.approx(1, abs=0.04)
+    assert corrected.correlation.value == pytest.approx(1, abs=0.04)
 
 
 def test_a_prefix_without_verdicts_leaves_its_steps_unknown():
@@ -245,6 +246,31 @@ def test_a_prefix_without_verdicts_leaves_its_steps_unknown():
     assert found.valid[:4].all()
     assert not found.valid[4:].any()
     assert float(found.value[4:].abs().max()) == 0.0
+
+
+def test_one_verdict_is_no_estimate_and_an_unknown_end_leaves_its_last_unit_unknown():
+    policy = tree()
+    traj = policy.sequences()
+
+    def said(some, branches, ends):
+        known_ = (torch.arange(len(some)) % 2 < branches) if len(some) > len(traj) else torch.arange(len(traj)) >= ends
+        return place_outcome(truth(some).value.sum(1), known_, some)
+
+    draw = lambda judge: sampled_advantages(policy, judge, traj, n=2, rng=torch.Generator().manual_seed(6)).valid
+    assert not draw(functools.partial(said, branches=1, ends=0))[:, :2].any()
+    assert draw(functools.partial(said, branches=2, ends=1)).tolist() == [[True, True, False]] + [[True] * 3] * 7
+
+
+def test_a_run_is_told_its_credit_where_it_and_the_truth_are_known_and_less_the_truths_noise():
+    policy, traj, exact = sample(200, 2)
+
+    def silent_after_b(some):
+        return place_outcome(truth(some).value.sum(1), some.actions[:, 0] == 0, some)
+
+    credit = known(torch.where(traj.actions[:, :1] == 0, exact, 9.0))
+    found = credit_metrics(policy, silent_after_b, credit, traj, n=4, rng=torch.Generator().manual_seed(5))
+    assert found["credit/cosine"] == pytest.approx(1, abs=0.05)
+    assert 0.5 < found["credit/known"] <= float((traj.actions[:, 0] == 0).double().mean())
 
 
 def test_a_single_continuation_has_no_error_to_state():

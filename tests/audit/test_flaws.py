@@ -32,7 +32,7 @@ FEW = evidence(80, 3)
 
 def audited(reward, channel=None, only=(), rows=ROWS, **options):
     options = {"budget": 2000} | options
-    return audit(Case(Scorer(as_signal(reward, "reward"), channel), rows, gold="gold", **options), only=only)
+    return audit(Case(Scorer(as_signal(reward, "reward"), channel), rows, gold="gold", **options), only=only, effects=False)
 
 
 def tried(*families):

@@ -47,6 +47,21 @@ def test_another_task_gives_starts_and_truth_by_name_or_with_options(run_file):
         sampled_rows(str(run_file), arm="sum")
 
 
+def test_a_policy_without_a_run_file_is_asked_the_task_that_is_named(tmp_path):
+    policy = "{name: tabular, vocabulary: 2, horizon: 2, starts: 3}"
+    task = "{name: tree, vocabulary: 2, horizon: 2, prompts: 3, leaf_rewards: {aa: 1.0}}"
+    rows = sampled_rows(policy, prompts=11, samples=4, task=task)
+    assert len({row["group"] for row in rows}) == 11
+    assert all(row["gold"] == float(row["response"] == "aa") for row in rows)
+    with pytest.raises(EvidenceError, match="--task says what to ask it"):
+        sampled_rows(policy)
+    with pytest.raises(EvidenceError, match="model: FOLDER"):
+        sampled_rows("{terms: 3}", task=task)
+    (tmp_path / "config.json").write_text("{}")  # as a model of transformers has
+    with pytest.raises(EvidenceError, match="--task says what to ask it"):
+        sampled_rows(str(tmp_path))
+
+
 def test_what_names_no_policy_is_told(tmp_path):
     with pytest.raises(EvidenceError, match="neither a run file"):
         sampled_rows(str(tmp_path / "absent.yaml"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from payoff.audit.discrimination import discrimination
-from payoff.audit.negatives import exchanged_negatives, opener_negatives
+from payoff.audit.negatives import edited_steps, exchanged_negatives, opener_negatives
 from payoff.audit.planted import evidence
 from payoff.audit.proxy_chain import hacking_gap, links
 from payoff.audit.scorer import Scorer
@@ -88,3 +88,24 @@ def test_answers_under_another_instruction_are_wrong_there():
     made = exchanged_negatives(exact, rows, gold="ok", label="ok")
     assert len(made) == 5
     assert all(exact([row]).value.tolist() == [0.0] == [row["ok"]] for row in made)
+
+
+def test_an_edit_changes_the_step_it_names_and_no_other_and_what_still_holds_is_no_negative():
+    rows = [{"prompt": str(k), "steps": [f"a{k}. ", "b. ", f"c{k}. ", "d."], "gold": 1.0} for k in range(6)]
+    rows = [{**row, "response": "".join(row["steps"])} for row in rows] + [{"prompt": "one", "steps": ["x"], "response": "x"}]
+    made = edited_steps(rows)
+    assert made == edited_steps(rows)
+    assert {row["edit"] for row in made} == {"left out", "said twice", "exchanged", "from elsewhere"}
+    for row in made:
+        old = next(other["steps"] for other in rows if other["prompt"] == row["prompt"])
+        at, new = row["edited"], row["steps"]
+        assert new[:at] == old[:at]
+        assert new[at:] != old[at:]
+        after = {"left out": (new[at:], old[at + 1 :]), "said twice": (new[at + 1 :], old[at:])}
+        after |= {"exchanged": (new[at + 2 :], old[at + 2 :]), "from elsewhere": (new[at + 1 :], old[at + 1 :])}
+        assert after[row["edit"]][0] == after[row["edit"]][1]
+        assert row["response"] == "".join(new)
+        assert row["gold"] == 0.0
+    truth = Scorer(signal(lambda response: float("b." in response)))
+    assert {row["edit"] for row in edited_steps(rows, truth=truth)} <= {"left out", "from elsewhere"}
+    assert all("b." not in row["response"] for row in edited_steps(rows, truth=truth))

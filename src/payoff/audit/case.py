@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 import random
 from array import array
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -20,7 +21,7 @@ from payoff.audit.attempts import number, text_of
 from payoff.audit.estimators import quantile_bins
 from payoff.audit.measurement import Measurement
 from payoff.audit.scorer import Row, Score, Scorer, Scores, together
-from payoff.audit.stored_rows import Responses, prompt_name
+from payoff.audit.stored_rows import Responses, column, prompt_name
 from payoff.contents import sees
 
 MOST = 65_536  # responses that statistics rest on; of more, whole prompts are drawn
@@ -115,8 +116,18 @@ class Case:
             return [self.rows[k] for k in sorted(random.Random(self.seed).sample(range(len(self.rows)), ASKED_OF))]
         if len(self.singles) <= ASKED_OF:
             return self.rows
-        places = dict.fromkeys(self.singles.source(k) for k in _drawn(self.group, ASKED_OF, self.seed).tolist())
+        places = dict.fromkeys(self.singles.source(k) for k in self.few_places)
         return [self.rows[k] for k in places]
+
+    @cached_property
+    def few_places(self) -> list[int]:
+        """The places, among all responses, of those in `few`, where these are not all."""
+        return _drawn(self.group, ASKED_OF, self.seed).tolist()
+
+    @cached_property
+    def member_scores(self) -> list[Scores]:
+        """What the other rewards of an ensemble give the responses that statistics rest on."""
+        return [member(self.responses) for member in self.members]
 
     @cached_property
     def responses(self) -> Responses:
@@ -237,41 +248,48 @@ class Columns:
         self.hard: list[Any] = []
         self.group, self.gold, self.length, self.source = array("q"), array("d"), array("q"), array("q")
         self.sources: dict[str, int] = {}
+        self._places: dict[str | None, int] = {}  # the sources, by the name as rows have it
         self._names: dict[Any, int] = {}
 
     def take(self, rows: Sequence[Row]) -> None:
         """Those of more responses; what every row of a kind has is taken without a look at each."""
+        if not rows:
+            return
         self._take_groups(rows)
         if self.difficulty is not None:
-            self.hard.extend(row.get(self.difficulty) for row in rows)
-        known = [None if self.label is None else row.get(self.label) for row in rows]
+            self.hard.extend(column(rows, self.difficulty))
+        known: list[Any] = [None] * len(rows) if self.label is None else column(rows, self.label)
         try:
-            self.gold.extend(array("d", known))  # type: ignore[arg-type]
+            self.gold.extend(array("d", known))
         except (TypeError, OverflowError):  # words, or nothing
             self.gold.extend(nan if (x := number(value)) is None else x for value in known)
-        said = [row.get("response") for row in rows]
-        self.length.extend(map(len, said if set(map(type, said)) == {str} else map(text_of, said)))  # type: ignore[arg-type]
-        names = [row.get("source") for row in rows]
+        said = column(rows, "response")
+        self.length.extend(array("q", list(map(len, said if set(map(type, said)) == {str} else map(text_of, said)))))
+        names = column(rows, "source")
         try:
-            self.source.extend(map(self.sources.__getitem__, names))  # type: ignore[arg-type]
+            self.source.extend(array("q", list(map(self._places.__getitem__, names))))
         except (KeyError, TypeError):
-            del self.source[len(self.length) - len(rows) :]
             told = ["(none)" if name is None else str(name) for name in names]
-            self.source.extend(self.sources.setdefault(name, len(self.sources)) for name in told)
+            places = [self.sources.setdefault(name, len(self.sources)) for name in told]
+            self.source.extend(places)
+            self._places |= {name: place for name, place in zip(names, places, strict=True) if name is None or type(name) is str}
 
     def _take_groups(self, rows: Sequence[Row]) -> None:
         """Rows of one prompt mostly follow one another, and need one look at the table of prompts."""
-        before = len(self.group)
-        pairs = zip([row.get("group") for row in rows], [row.get("prompt") for row in rows], strict=True)
-        for _, run in itertools.groupby(pairs):
-            length = sum(1 for _ in run)
-            row = rows[len(self.group) - before]
+        keys = column(rows, "prompt")
+        groups = column(rows, "group")
+        if groups.count(None) < len(groups):
+            keys = list(zip(groups, keys, strict=True))
+        first = 0
+        for last in [*itertools.compress(itertools.count(1), map(operator.ne, keys, keys[1:])), len(rows)]:
+            row = rows[first]
             if row.get("group") is None and not row.get("prompt"):  # rows that name nothing stand alone
-                names: list[Hashable] = [prompt_name(row, len(self.group) + k) for k in range(length)]
-                self.group.extend(self._names.setdefault(name, len(self._names)) for name in names)
+                names: list[Hashable] = [prompt_name(row, len(self.group) + k) for k in range(last - first)]
+                self.group.extend([self._names.setdefault(name, len(self._names)) for name in names])
             else:
                 number_of = self._names.setdefault(prompt_name(row, -1), len(self._names))
-                self.group.extend(itertools.repeat(number_of, length))
+                self.group.extend(array("q", [number_of]) * (last - first))
+            first = last
 
 
 def _drawn(group: Int64[Tensor, " N"], most: int, seed: int) -> Int64[Tensor, " M"]:

@@ -26,6 +26,7 @@ from payoff.audit.invariances import invariances
 from payoff.audit.learnability import dense_agreement, learnability, stability
 from payoff.audit.measurement import Measurement
 from payoff.audit.noise import noise
+from payoff.audit.noise_without_gold import other_graders
 from payoff.audit.optimisation import over_optimisation
 from payoff.audit.oversized import oversized
 from payoff.audit.reward_hacks import reward_hacks
@@ -57,7 +58,7 @@ def _attacks(case: Case) -> list[Measurement]:
 
 
 def _noise(case: Case) -> list[Measurement]:
-    return case.by_gold(calibration) + case.by_gold(noise)
+    return case.by_gold(calibration) + case.by_gold(noise) + other_graders(case)
 
 
 def _learnability(case: Case) -> list[Measurement]:
@@ -75,7 +76,7 @@ def _ensembles(case: Case) -> list[Measurement]:
     own = [(case.of_drawn(value), case.of_drawn(valid)) for value, valid in own]
     if not own and case.members:
         own = [(case.value, case.valid)]
-    both = own + [(s.value, s.valid) for s in (member(case.responses) for member in case.members)]
+    both = own + [(s.value, s.valid) for s in case.member_scores]
     none = torch.zeros(0, len(case.responses))
     scores = torch.stack([value for value, _ in both]) if both else none.double()
     valid = torch.stack([valid for _, valid in both]) if both else none.bool()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime
@@ -17,6 +18,7 @@ from payoff.audit.bias_pairs import dense_clusters
 from payoff.audit.contrast import contrast
 from payoff.audit.measurement import Measurement
 from payoff.audit.no_verdict import no_verdict
+from payoff.audit.noise_without_gold import wavering
 from payoff.audit.preferences import preferences
 from payoff.audit.prompt_cache import prompt_cache
 from payoff.audit.rates import cut, share_by
@@ -39,7 +41,7 @@ def consistency(
     bound: float = 0.05,
     drift_bound: float = 0.2,
 ) -> list[Measurement]:
-    """All measures of consistency, each named "consistency-...".
+    """All measures of consistency, each named "consistency-...", and the noise of a verdict that wavers ("...-repeats").
 
     instruction, response:  a right response against a near instruction's (`contrast`)
     swapped-pairs:          the share of pairs whose verdict turns with the order in which they are given
@@ -48,6 +50,7 @@ def consistency(
     batch-order, batch-size: the same in another order, and in several calls; of rows that are stable when merely asked again
     prompt-cache, response-ignored: whether what was said for one response is given to another (`prompt_cache`)
     no-verdict:             whether rows that cannot be judged are paid (`no_verdict`)
+    false-positive-rate-repeats, false-negative-rate-repeats, verdict-slope-repeats: from four verdicts a row (`wavering`)
     drift:                  |rank correlation| of the reward with the rows' `time`, given the truth; of rows without a time, of the
                             difference between scoring them forwards and backwards with their place
 
@@ -84,7 +87,10 @@ def consistency(
     found += prompt_cache(score, evidence, seed=seed, tolerance=tolerance, bound=bound)
     found.append(no_verdict(score, evidence, bound=bound))
     found.append(_drift(evidence, own, first, backwards, drift_bound))
-    return found
+    every = [first, again, backwards, [shuffled[k] for k in range(len(own))]]
+    clusters = dense_clusters([evidence.rows[i] for i in own], own)
+    columns = torch.tensor([[math.nan if x is None else x for x in rewards] for rewards in every], dtype=torch.float64).T
+    return found + wavering(columns.nan_to_num(0.0), columns.isfinite(), clusters)
 
 
 def _asked(row: Row) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Measurement:
     series:   what a plot of this measure needs: name -> numbers, all of one length
     needs:    the least sample (in units of the estimate's n) for this measure to mean anything
     note:     what the number does not say, or why there is none
+    effects:  what each remedy is expected to change, the largest first (see `effects.with_effects`)
     """
 
     name: str
@@ -46,6 +47,7 @@ class Measurement:
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     needs: int = 1
     note: str = ""
+    effects: tuple[Mapping[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         if self.estimate is None and not self.note:
@@ -109,6 +111,7 @@ class Measurement:
             "unit": self.unit,
             "advice": self.advice,
             "remedies": list(self.remedies),
+            "effects": [dict(effect) for effect in self.effects],
             "examples": [dict(example) for example in self.examples],
             "series": {name: list(values) for name, values in self.series.items()},
             "note": self.note,

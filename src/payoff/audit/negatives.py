@@ -68,6 +68,46 @@ def exchanged_negatives(
     return [dict(row) for row in _exchanged(evidence, near, label)]
 
 
+def edited_steps(rows: Sequence[Row], *, truth: Score | None = None, label: str = "gold", seed: int = 0) -> list[dict[str, Any]]:
+    """Good rows with one of their `steps` changed, labelled 0: hard negatives for whole trajectories (arXiv:2604.08178).
+
+    Every row with two steps or more is changed once each way that its steps allow, at a step drawn by the seed: left out; said
+    twice; exchanged with the next; or replaced by the step in that place of another row (a result that was never observed).
+    `edit` says which way, and `edited` the number of the first step that changed. What is left the same text is left out.
+
+    truth: a scorer of what rows stand for. A change that does not lower it is no negative, and left out: not every step matters
+
+    >>> rows = [{"prompt": "p", "steps": ["open. ", "read. ", "stop."], "response": "open. read. stop."}]
+    >>> [(row["edit"], row["edited"], row["response"]) for row in edited_steps(rows)][:2]
+    [('left out', 1, 'open. stop.'), ('said twice', 1, 'open. read. read. stop.')]
+    """
+    rng = random.Random(seed)
+    made: list[dict[str, Any]] = []
+    of: list[Row] = []
+    several = [row for row in rows if len(row.get("steps") or ()) > 1]
+    for k, row in enumerate(several):
+        steps = list(row["steps"])
+        at = rng.randrange(len(steps))
+        swap = min(at, len(steps) - 2)
+        others = [other["steps"][at] for other in several[:k] + several[k + 1 :] if len(other["steps"]) > at]
+        ways = {
+            "left out": (at, steps[:at] + steps[at + 1 :]),
+            "said twice": (at, steps[: at + 1] + steps[at:]),
+            "exchanged": (swap, [*steps[:swap], steps[swap + 1], steps[swap], *steps[swap + 2 :]]),
+        }
+        if others:
+            ways["from elsewhere"] = (at, [*steps[:at], rng.choice(others), *steps[at + 1 :]])
+        for edit, (place, changed) in ways.items():
+            if "".join(changed) != "".join(steps):
+                made.append(altered(row, "".join(changed), steps=changed, edit=edit, edited=place) | {label: 0.0})
+                of.append(row)
+    if truth is None or not made:
+        return made
+    before, after = truth(of), truth(made)
+    lower = (before.valid & after.valid & (after.value < before.value)).tolist()
+    return [row for row, fell in zip(made, lower, strict=True) if fell]
+
+
 def _exchanged(evidence: Evidence, near: float, label: str) -> Iterator[Mapping[str, Any]]:
     for pair in contrasts(evidence, near=near, same=0.999):
         yield {**altered(pair.other, pair.response), label: 0.0}

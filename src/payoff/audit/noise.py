@@ -16,8 +16,11 @@ from torch import Tensor
 
 from payoff.audit.asked import Asked, Family
 from payoff.audit.estimators import Used, examples, used
-from payoff.audit.intervals_by_cluster import jackknife, share_of, t_interval
+from payoff.audit.intervals_by_cluster import SEED, jackknife, ratio_of, share_of, t_interval
 from payoff.audit.measurement import Measurement
+from payoff.catalogue import find
+from payoff.rows import from_rows
+from payoff.trajectories import outcome, place_outcome
 
 _CORRECT = "Correct the verdict for its rates (noisy-rlvr-correction), if the errors do not depend on what the policy writes."
 
@@ -30,6 +33,7 @@ MEASURES = Family(
             bound=0.05,
             why="a policy that is right one time in twenty would be paid as often for wrong answers as for right ones",
             worst=0.3,
+            remedies=("noisy-rlvr-correction",),
             advice="Look at what the wrong answers that pay have in common and refuse it: an error with a pattern will be found. "
             + _CORRECT,
         ),
@@ -39,6 +43,7 @@ MEASURES = Family(
             bound=0.1,
             why="costs samples and not direction, so twice the other bound",
             worst=0.5,
+            remedies=("noisy-rlvr-correction",),
             advice="Accept the equivalent forms that were refused. " + _CORRECT,
         ),
         "verdict-slope": Asked(
@@ -49,6 +54,7 @@ MEASURES = Family(
             bad="below",
             worst=0.0,
             advice=_CORRECT,
+            remedies=("noisy-rlvr-correction",),
             needs=10,
         ),
     },
@@ -91,17 +97,12 @@ def noise(
     [0.5, 0.5, 0.0]
     """
     if gold is None:
-        return MEASURES.all_missing("There is no gold; repeated verdicts or a second grader may do instead.")
+        return MEASURES.all_missing("There is no gold. Two other graders (--member), or one and two sources of rows, may do.")
     u = used(scores, valid, group, gold, gold_valid)
-    cuts = []
-    for what, x, given in (("The reward", u.score, said_right), ("Gold", u.gold, is_right)):
-        values = x.unique()
-        if given is None and len(values) > 2:
-            return MEASURES.all_missing(
-                f"{what} has {len(values)} values and no one is given above which it says right. {u.note}".strip()
-            )
-        cuts.append(given if given is not None else float(values.mean()) if len(values) == 2 else 0.5)
-    says, right = (u.score > cuts[0]).double(), (u.gold > cuts[1]).double()
+    read = _read(u, said_right, is_right)
+    if isinstance(read, str):
+        return MEASURES.all_missing(read)
+    says, right = read
     accepted, wrong, refused, rights = (u.sum(x) for x in (says * (1 - right), 1 - right, (1 - says) * right, right))
     slope = None
     if float(wrong.sum()) and float(rights.sum()):
@@ -124,6 +125,55 @@ def noise(
     return found
 
 
+def _read(
+    u: Used, said_right: float | None = None, is_right: float | None = None
+) -> tuple[Float64[Tensor, " M"], Float64[Tensor, " M"]] | str:
+    """Which rows the reward says are right and which are, as 1 and 0; or why nobody can tell."""
+    cuts = []
+    for what, x, given in (("The reward", u.score, said_right), ("Gold", u.gold, is_right)):
+        values = x.unique()
+        if given is None and len(values) > 2:
+            return f"{what} has {len(values)} values and no one is given above which it says right. {u.note}".strip()
+        cuts.append(given if given is not None else float(values.mean()) if len(values) == 2 else 0.5)
+    return (u.score > cuts[0]).double(), (u.gold > cuts[1]).double()
+
+
+def corrected(
+    scores: Float64[Tensor, " N"],
+    valid: Bool[Tensor, " N"],
+    gold: Float64[Tensor, " N"] | None,
+    group: Int64[Tensor, " N"],
+    *,
+    gold_valid: Bool[Tensor, " N"] | None = None,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Measurement]:
+    """What is left of the three measures once verdicts are corrected by the rates of the other half of the prompts.
+
+    A corrected verdict is no verdict any more: false-positive-rate is what a wrong answer is paid on average, false-negative-rate
+    what a right one lacks of 1, verdict-slope the difference of the two means. Without a correction (a slope that is not above 0 in
+    either half) the measures have no number.
+    """
+    u = used(scores, valid, group, gold, gold_valid)
+    read = "There is no gold." if gold is None else _read(u)
+    if isinstance(read, str):
+        return MEASURES.all_missing(read)
+    says, right = read
+    paid = torch.zeros_like(says)
+    half = (torch.randperm(u.prompts, generator=torch.Generator().manual_seed(SEED)) % 2 == 0)[u.prompt]
+    for own in (half, ~half):
+        rates = [float((flag * kind)[~own].sum() / kind[~own].sum()) for flag, kind in ((says, 1 - right), (1 - says, right))]
+        if not sum(rates) < 1:
+            return MEASURES.all_missing("The verdict does not rise with the truth in half of the prompts: no correction can help.")
+        traj = from_rows([{"response": ""}] * int(own.sum()))
+        verdict = place_outcome(says[own], torch.ones(len(traj), dtype=torch.bool), traj)
+        fixed = find("noisy-rlvr-correction")(verdict, traj, false_positive=rates[0], false_negative=rates[1])
+        paid[own] = outcome(fixed, traj)[0]
+    sums = torch.stack([u.sum(x) for x in (paid * (1 - right), 1 - right, (1 - paid) * right, right)], 1)
+    slope = jackknife(sums, lambda s: 1 - s[:, 0] / s[:, 1] - s[:, 2] / s[:, 3])
+    estimates = (ratio_of(sums[:, 0], sums[:, 1]), ratio_of(sums[:, 2], sums[:, 3]), t_interval(*slope, u.prompts))
+    return [MEASURES.found(name, estimate, note=u.note) for name, estimate in zip(MEASURES.asked, estimates, strict=True)]
+
+
 def noise_from_repeats(
     verdicts: Float64[Tensor, "N V"],
     valid: Bool[Tensor, "N V"],
@@ -139,16 +189,16 @@ def noise_from_repeats(
     rates of its wavering, a lower bound of its noise. Two verdicts only show that it wavers: then the measures have no number and
     the note gives how often two differ. Rows count that have a verdict in every column.
     """
-    u, said = _answered(verdicts, valid, group, said_right)
+    u, said = verdicts_of(verdicts, valid, group, said_right)
     names = [f"{name}-repeats" for name in MEASURES.asked]
     repeats = verdicts.shape[1]
     if repeats < 2 or not len(u.row):
-        return _unknown(names, f"No answer has two verdicts. {u.note}")
+        return unknown(names, f"No answer has two verdicts. {u.note}")
     count = said.sum(1)
     differ = float((2 * count * (repeats - count)).mean()) / (repeats * (repeats - 1))
     told = f"Two verdicts on one answer differ in {differ:.3f} of cases. {u.note}".strip()
     if repeats < 3:
-        return _unknown(names, f"Two verdicts on each answer do not identify the rates; three would. {told}")
+        return unknown(names, f"Two verdicts on each answer do not identify the rates; three would. {told}")
     sums = torch.stack([u.sum(x) for x in (torch.ones_like(count), *_powers(count, repeats))], 1)
 
     def rates(s: Float64[Tensor, "G 4"]) -> tuple[Tensor, Tensor, Tensor]:
@@ -156,8 +206,8 @@ def noise_from_repeats(
 
     known = rates_from_repeats(count, repeats)
     if known is None:
-        return _unknown(names, f"The verdicts do not split the answers into two kinds. {told}")
-    return _found(sums, lambda s: rates(s)[1], lambda s: 1 - rates(s)[2], u.prompts, "repeats", told, bounds)
+        return unknown(names, f"The verdicts do not split the answers into two kinds. {told}")
+    return found_without_gold(sums, lambda s: rates(s)[1], lambda s: 1 - rates(s)[2], u.prompts, "repeats", told, bounds)
 
 
 def rates_from_repeats(count: Float64[Tensor, " N"], repeats: int) -> Rates | None:
@@ -212,21 +262,23 @@ def noise_from_two_graders(
     the sum of their error rates.
     """
     verdicts = torch.stack([first, second], 1)
-    u, said = _answered(verdicts, valid[:, None].expand(-1, 2), group, said_right)
+    u, said = verdicts_of(verdicts, valid[:, None].expand(-1, 2), group, said_right)
     names = [f"{name}-two-graders" for name in MEASURES.asked]
     if not len(u.row):
-        return _unknown(names, f"No answer has the verdicts of both. {u.note}")
+        return unknown(names, f"No answer has the verdicts of both. {u.note}")
     told = f"The two differ in {float((said[:, 0] != said[:, 1]).double().mean()):.3f} of cases. {u.note}".strip()
     kind = population[u.row]
     if sorted(kind.unique().tolist()) != [0, 1]:
-        return _unknown(names, f"Two graders on one population do not identify the rates; two populations, 0 and 1, would. {told}")
+        return unknown(names, f"Two graders on one population do not identify the rates; two populations, 0 and 1, would. {told}")
     cells = [said[:, 0], said[:, 1], said[:, 0] * said[:, 1], torch.ones_like(said[:, 0])]
     sums = torch.stack([u.sum(cell * (kind == which)) for which in (0, 1) for cell in cells], 1)
     known = _hui_walter(sums.sum(0, keepdim=True))
     if not bool(known[0].isfinite().all()):
         why = "The two populations do not differ in what is right, or one grader does not see it: the rates are not identified."
-        return _unknown(names, f"{why} {told}")
-    return _found(sums, lambda s: _hui_walter(s)[1], lambda s: _hui_walter(s)[2], u.prompts, "two-graders", told, bounds)
+        return unknown(names, f"{why} {told}")
+    return found_without_gold(
+        sums, lambda s: _hui_walter(s)[1], lambda s: _hui_walter(s)[2], u.prompts, "two-graders", told, bounds
+    )
 
 
 def rates_from_two_populations(cells: Sequence[Sequence[float]]) -> Rates | None:
@@ -262,19 +314,21 @@ def _hui_walter(s: Float64[Tensor, "G 8"]) -> tuple[Tensor, ...]:
     return pi0, low[0], 1 - low[0] - slopes[0], pi1, low[1], 1 - low[1] - slopes[1]
 
 
-def _answered(
+def verdicts_of(
     verdicts: Float64[Tensor, "N V"], valid: Bool[Tensor, "N V"], group: Int64[Tensor, " N"], said_right: float
 ) -> tuple[Used, Float64[Tensor, "M V"]]:
+    """The rows with a verdict in every column, and whether each says right."""
     every = (valid & verdicts.isfinite()).all(1)
     u = used(torch.where(every, 0.0, math.nan).double(), every, group)
     return u, (verdicts[u.row] > said_right).double()
 
 
-def _unknown(names: Sequence[str], why: str) -> list[Measurement]:
+def unknown(names: Sequence[str], why: str) -> list[Measurement]:
+    """The three measures without a number, and why."""
     return [MEASURES.found(n, None, standing=kind, note=why.strip()) for n, kind in zip(names, MEASURES.asked, strict=True)]
 
 
-def _found(
+def found_without_gold(
     sums: Float64[Tensor, "G K"],
     false_positive: Callable[[Tensor], Tensor],
     false_negative: Callable[[Tensor], Tensor],
@@ -283,6 +337,7 @@ def _found(
     told: str,
     bounds: Mapping[str, float] | None,
 ) -> list[Measurement]:
+    """The three measures from sums over prompts, with the correction that they call for."""
     wanted = (false_positive, false_negative, lambda s: 1 - false_positive(s) - false_negative(s))
     values = [jackknife(sums, each) for each in wanted]
     note = f"{_correction(values[0][0], values[1][0])} {told}"

@@ -116,6 +116,34 @@ def over_optimisation(
     return found
 
 
+def capped_over_optimisation(
+    scores: Float64[Tensor, " N"],
+    valid: Bool[Tensor, " N"],
+    gold: Float64[Tensor, " N"] | None,
+    group: Int64[Tensor, " N"],
+    *,
+    gold_valid: Bool[Tensor, " N"] | None = None,
+    tolerance: float = 0.02,
+    coverage: float = 0.9,
+    least_effective: float = 2.0,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> list[Measurement]:
+    """over-optimisation and over-optimisation-tilted of a policy that stops where gold has fallen by `tolerance` of its range.
+
+    Peak and stop are found on one half of the prompts, and what is lost between them is measured on the other, both ways.
+    """
+    u = largest_common(used(scores, valid, group, gold, gold_valid), coverage)
+    found = []
+    for name, curves in (
+        ("over-optimisation", best_of_n(u)),
+        ("over-optimisation-tilted", tilting(u, least_effective=least_effective)),
+    ):
+        extent = u.edge(u.gold, "amax") - u.edge(u.gold, "amin")
+        loss = ratio_of(held_out_loss(curves.gold, fall=tolerance * float(extent.mean())), extent)
+        found.append(MEASURES.found(name, loss, note=u.note))
+    return found
+
+
 def largest_common(u: Used, coverage: float = 0.9) -> Used:
     """Only prompts with at least the number of answers that a share `coverage` of those with two or more reaches."""
     sizes = u.sizes()
@@ -278,8 +306,9 @@ def _path(
     return [*found, _fit(curves, means[:, :-1], form, suffix, reach, bounds)]
 
 
-def held_out_loss(gold: Float64[Tensor, "G M"], *, seed: int = SEED) -> Float64[Tensor, " G"]:
-    """Per prompt, gold at the point that is highest for the other half of the prompts, minus gold at the last point.
+def held_out_loss(gold: Float64[Tensor, "G M"], *, fall: float = math.inf, seed: int = SEED) -> Float64[Tensor, " G"]:
+    """Per prompt, gold at the point that is highest for the other half of the prompts, minus gold at the last point, or at the
+    last before gold of that other half has fallen by more than `fall`.
 
     Its mean is an unbiased estimate of what is lost from a point chosen without looking; 0 in expectation where gold is flat. It is
     never more, in expectation, than the loss from the true peak. The halves are drawn with a fixed seed.
@@ -289,8 +318,8 @@ def held_out_loss(gold: Float64[Tensor, "G M"], *, seed: int = SEED) -> Float64[
     half[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[: count // 2]] = True
     loss = gold.new_zeros(count)
     for own in (half, ~half):
-        peak = int(gold[~own].mean(0).argmax())
-        loss[own] = gold[own, peak] - gold[own, -1]
+        mean = gold[~own].mean(0)
+        loss[own] = gold[own, int(mean.argmax())] - gold[own, safe_point(mean, fall)[0]]
     return loss
 
 

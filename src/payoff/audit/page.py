@@ -12,9 +12,10 @@ from typing import Any
 
 from payoff import __version__
 from payoff.audit.checks import CHECKS
+from payoff.audit.effects import effect_told, remedies_of
 from payoff.audit.measurement import Measurement
 from payoff.audit.report import SIGNS, Audit, number_told
-from payoff.catalogue import Method
+from payoff.catalogue import Method, index
 from payoff.files import replacing
 from payoff.report_page.charts import Band, Chart, Line, Plot, extent
 from payoff.report_page.page import policy_of, resource
@@ -28,6 +29,12 @@ Every interval is of 95 %, and counts prompts, since answers to one prompt are n
 interval lies beyond its bound, holds where none of it does, and is undecided in between or where it rests on too few. Severity is
 how far beyond the bound the near end of the interval lies, on the way to the worst a measure can say; the audit's verdict is its
 worst measure, never a mean. What got no verdict from the reward is counted and in no other number.
+"""
+_EFFECTS = """
+By what is expected of each, over all findings that ask for it. The remedy's function was applied to what the reward gave these very
+responses, and the measure that failed was taken again: what it was, what it would be, and the 95 % interval of the second. Sums
+count how grave a finding is and which share of it would be gone. A policy that is trained will write other responses; so this says
+which remedy to try first, not how training ends. Those that these rows cannot tell anything about stand last, with the reason.
 """
 _CURVES = {  # the measures that are drawn: (x, its label, [(series, words, colour)], label of y)
     "over-optimisation": (
@@ -59,12 +66,13 @@ def write_page(path: Path, found: Audit, *, command: str = "", settings: Mapping
 def page(found: Audit, *, command: str = "", settings: Mapping[str, Any] | None = None) -> str:
     """The whole document."""
     sections = [("verdict", "Verdict", _verdict(found))]
+    change = _what_to_change(found)
+    sections += [("what-to-change", "What to change", change)] if change else []
+    sections.append(("measures", "All measures", _all_measures(found)))
     for name, check in CHECKS.items():
         some = [m for m in found.measurements if found.part_of[m.name] == name]
         if some:
             sections.append((name, name.replace("-", " ").capitalize(), f"<p>{markup(check.question)}</p>{_measures(some)}"))
-    remedies = _remedies_told(found)
-    sections += [("remedies", "Remedies", remedies)] if remedies else []
     sections.append(("not-tried", "Not tried", _not_tried(found)))
     sections.append(("repeat", "Get this again", _repeat(command, settings or {})))
     style, script = resource("page.css") + _STYLE, resource("page.js")
@@ -114,6 +122,11 @@ def _verdict(found: Audit) -> str:
     rest = f'<p class="note">{plural(more, "more finding")} below.</p>' if more > 0 else ""
     if not found.findings:
         said = f'<li><span class="word">{markup(found.verdict)}</span><span>No measure lies beyond its bound.</span></li>'
+    return f'<ul class="said">{said}</ul>{rest}{_note(_HOW)}'
+
+
+def _all_measures(found: Audit) -> str:
+    """What fails or is undecided in one table, the rest folded."""
     loud = [m for m in found.measurements if m.result in ("fails", "inconclusive")]
     kinds = {
         "that holds": [m for m in found.measurements if m.result == "holds"],
@@ -124,7 +137,7 @@ def _verdict(found: Audit) -> str:
         for what, some in kinds.items()
         if some
     )
-    return f'<ul class="said">{said}</ul>{rest}{_note(_HOW)}{_table(loud) if loud else ""}{folds}'
+    return (_table(loud) if loud else "") + folds
 
 
 _MANY = {"that holds": "that hold", "that is told only": "that are told only"}
@@ -249,33 +262,51 @@ def _repeat(command: str, settings: Mapping[str, Any]) -> str:
 
 
 def _remedies(m: Measurement) -> str:
-    link = lambda name: f'<a href="#r-{attribute(name)}"><code>{markup(name)}</code></a>'
-    return f" ({', '.join(map(link, m.remedies))})" if m.remedies else ""
+    """The remedies of a measure: what those that could be tried are expected to make of it, then the others."""
+    name = lambda remedy: f"<code>{markup(remedy)}</code>"
+    link = lambda remedy: f'<a href="#r-{attribute(remedy)}">{name(remedy)}</a>' if m.result == "fails" else name(remedy)
+    tried = {e["remedy"]: effect_told(e) for e in m.effects if "gain" in e}
+    effects = "; ".join(f"{link(remedy)} {markup(told)}" for remedy, told in tried.items())
+    others = ", ".join(link(remedy) for remedy in m.remedies if remedy not in tried)
+    said = f" <b>Estimated effect:</b> {effects}." if effects else ""
+    return said + (f" {'Without an estimate' if effects else 'By'}: {others}." if others else "")
 
 
-def _remedies_told(found: Audit) -> str:
-    """What the remedies of the findings are: where each is, what it does, and which findings ask for it, most asked for first."""
-    from payoff.catalogue import index
-
-    wanted: dict[str, list[Measurement]] = {}
-    for m in found.measurements:
-        if m.result in ("fails", "inconclusive"):
-            for name in m.remedies:
-                wanted.setdefault(name, []).append(m)
+def _what_to_change(found: Audit) -> str:
+    """Every remedy of the findings, what it does, where it is and what it is expected to change, the largest effect first."""
     methods: dict[str, list[Method]] = {}
     for (_, name), method in index().items():
         methods.setdefault(name, []).append(method)
-    ranked = sorted(wanted, key=lambda name: -sum(m.severity for m in wanted[name]))
-    rows = "".join(
-        f'<tr><th scope="row" id="r-{attribute(name)}">{markup(name)}</th>'
-        f'<td data-label="what it does">{prose(" ".join(one.summary for one in methods.get(name, ())))}</td>'
-        f'<td data-label="where">{"".join(f"<code>{markup(one.place)}</code> " for one in methods.get(name, ()))}</td>'
-        f'<td data-label="asked for by">{", ".join(map(_link, wanted[name]))}</td></tr>'
-        for name in ranked
-    )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("remedy", "what it does", "where", "asked for by"))
-    lead = "<p>In the order of the severities that ask for them.</p>"
-    return f'{lead}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>' if rows else ""
+    rows = ""
+    for one in remedies_of(found.findings):
+        name, of = one["remedy"], methods.get(one["remedy"], [])
+        places = "".join(f"<code>{markup(method.place)}</code> " for method in of)
+        rows += (
+            f'<tr><th scope="row" id="r-{attribute(name)}">{markup(name)}</th>'
+            f'<td data-label="what it does"><div>{prose(" ".join(method.summary for method in of))} {places}</div></td>'
+            f'<td data-label="estimated effect"><div>{_effects(one["effects"])}</div></td></tr>'
+        )
+    if not rows:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("remedy", "what it does, and the function", "estimated effect"))
+    return f'{_note(_EFFECTS)}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _effects(effects: Sequence[Mapping[str, Any]], shown: int = 4) -> str:
+    """What a remedy is expected to do to each finding that asks for it, with a link to the evidence."""
+    best = sorted(effects, key=lambda e: -e.get("gain", -2.0))
+    link = lambda e: f'<a href="#m-{attribute(e["measure"])}">{markup(e["measure"])}</a>'
+    lines = [f"{link(e)} {markup(effect_told(e))}" for e in best if "gain" in e]
+    reasons: dict[str, list[str]] = {}
+    for e in best:
+        if "gain" not in e:
+            reasons.setdefault(effect_told(e), []).append(link(e))
+    lines += [f"{', '.join(links)}: {markup(why)}" for why, links in reasons.items()]
+    items = [f"<li>{line}</li>" for line in lines]
+    more = _fold(f"{len(items) - shown} more", f"<ul>{''.join(items[shown:])}</ul>") if len(items) > shown else ""
+    settings = dict.fromkeys(e["setting"] for e in best if e.get("setting"))
+    told = "".join(f'<p class="note">Tried with: {markup(setting)}.</p>' for setting in settings)
+    return f"<ul>{''.join(items[:shown])}</ul>{more}{told}"
 
 
 def _link(m: Measurement) -> str:

@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from payoff import __version__
+from payoff.audit.case import ASKED_OF
 from payoff.audit.checks import CHECKS, Case
+from payoff.audit.effects import effect_told, remedies_of, with_effects
 from payoff.audit.measurement import Measurement, worst_first
+from payoff.audit.replay import Memory
+from payoff.audit.scorer import Scorer
 from payoff.catalogue import nearest
 from payoff.files import replacing
 from payoff.intervals import Interval
@@ -66,6 +70,7 @@ class Audit:
             "reward": self.reward,
             "verdict": self.verdict,
             "findings": [_finding(m) for m in self.findings],
+            "remedies": remedies_of(self.findings),
             "measurements": [{"part_of": self.part_of[m.name], **m.as_json()} for m in self.measurements],
             "not_run": list(self.skipped),
             "rows": self.rows,
@@ -83,12 +88,14 @@ def audit(
     only: Iterable[str] = (),
     folder: Path | None = None,
     key: str = "",
+    effects: bool = True,
     progress: Callable[[str, int, int], None] = lambda name, number, of: None,
 ) -> Audit:
     """Run the checks of `only` (none: all) on a case.
 
     folder: where each check's measurements are kept as soon as it is done; a check that is there under the same `key` (whatever
     could change its result: rows, reward, options) is read back instead of run.
+    effects: whether every remedy of what fails is tried on the same scored rows (`effects.with_effects`).
     Raises AuditError for a check that does not exist, or rows without a single response.
 
     >>> from payoff.audit.scorer import Scorer
@@ -117,13 +124,14 @@ def audit(
     invalid = 0
     part_of: dict[str, str] = {}
     seconds = {}
+    memory = Memory() if effects and not case.moves else None
     for number, name in enumerate(chosen, 1):
         progress(name, number, len(chosen))
         start = time.perf_counter()
         kept = None if folder is None else folder / f"{name}.json"
         read = _kept(kept, key)
         if read is None:
-            read = CHECKS[name].run(case), sum(case.score.invalid.values()) if case.moves else int((~case.scores.valid).sum())
+            read = _run(case, name, memory), sum(case.score.invalid.values()) if case.moves else int((~case.scores.valid).sum())
             if kept is not None:
                 _keep(kept, key, *read)
         made, invalid = read
@@ -133,6 +141,23 @@ def audit(
     skipped = [name for name in CHECKS if name not in chosen and (name == "distance") == case.moves]
     rows, prompts = (len(case.rows), 0) if case.moves else (len(case.singles), int(case.group.max()) + 1)
     return Audit(reward, worst_first(found), part_of, skipped, rows, prompts, invalid, case.score.rows, seconds)
+
+
+def _run(case: Case, name: str, memory: Memory | None) -> list[Measurement]:
+    """A check's measurements; with a memory, which hears what the reward says, also what remedies are expected to change."""
+    if memory is None:
+        return CHECKS[name].run(case)
+    if len(case.singles) > ASKED_OF:
+        _ = case.scores  # of so many responses no rewards of steps are kept
+    memory.truth = memory.truth or Memory()
+    listening = [(case.score, memory), *([(case.truth, memory.truth)] if isinstance(case.truth, Scorer) else [])]
+    for score, heard in listening:
+        score.listener = heard.listen
+    try:
+        return with_effects(case, name, CHECKS[name].run(case), memory)
+    finally:
+        for score, _ in listening:
+            score.listener = None
 
 
 def gates(text: str) -> list[tuple[str, str, float]]:
@@ -193,10 +218,12 @@ def told(found: Audit, *, shown: int = 3) -> str:
     for m in found.findings[:shown]:
         lines += [
             f"  {SIGNS['fails']} {m.name}: {m.question} {number_told(m)}",
-            f"      do: {m.advice or 'see the report'}{_by(m)}",
+            f"      do: {m.advice or 'see the report'}{_untried(m)}",
+            *(f"      {effect['remedy']}: estimated effect {effect_told(effect)}" for effect in m.effects if "gain" in effect),
         ]
     if found.findings:
         lines.append("")
+    lines += _what_to_change(found)
     width = max((len(m.name) for m in found.measurements), default=0)
     for m in found.measurements:
         text = number_told(m) if m.estimate is not None else m.note
@@ -234,6 +261,7 @@ def from_json(data: Mapping[str, Any]) -> Measurement:
         estimate=estimate,
         remedies=tuple(data["remedies"]),
         examples=tuple(data["examples"]),
+        effects=tuple(data["effects"]),
         **{name: data[name] for name in same},
     )
 
@@ -248,6 +276,7 @@ def _finding(m: Measurement) -> dict[str, Any]:
         "advice",
         "examples",
         "remedies",
+        "effects",
         "check",
         "question",
         "n",
@@ -258,8 +287,27 @@ def _finding(m: Measurement) -> dict[str, Any]:
     return {name: whole[name] for name in first}
 
 
-def _by(m: Measurement) -> str:
-    return f" ({', '.join(m.remedies)})" if m.remedies else ""
+def _untried(m: Measurement) -> str:
+    """The remedies of a finding of which nothing could be estimated."""
+    names = [name for name in m.remedies if not any(e["remedy"] == name and "gain" in e for e in m.effects)]
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _what_to_change(found: Audit, shown: int = 5) -> list[str]:
+    """The remedies of all findings, what is expected of them over all; those that could not be tried are one line."""
+    every = remedies_of(found.findings)
+    tried = [one for one in every if one["gain"] is not None]
+    lines = []
+    for one in tried[:shown]:
+        best = sorted((e for e in one["effects"] if "gain" in e), key=lambda e: -e["gain"])
+        helps = sum(e["gain"] > 0.005 for e in best)
+        lines.append(
+            f"  {one['remedy']} ({', '.join(one['place'])}): lessens {helps} of {len(one['effects'])} findings that ask for it; "
+            f"{best[0]['measure']} {effect_told(best[0])}"
+        )
+    if rest := [one["remedy"] for one in every if one["gain"] is None]:
+        lines.append(f"  without an estimate: {', '.join(rest)}")
+    return ["what to change, by the estimated effect on these rows:", *lines, ""] if lines else []
 
 
 def _short(x: float) -> str:

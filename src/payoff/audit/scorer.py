@@ -16,7 +16,7 @@ from payoff.contents import sees
 from payoff.pipeline import Signal
 from payoff.rewards import RewardError
 from payoff.rows import from_rows
-from payoff.trajectories import fresh_ids, outcome
+from payoff.trajectories import Channel, Trajectories, fresh_ids, outcome
 
 Row = Mapping[str, Any]
 
@@ -40,6 +40,7 @@ class Scores(NamedTuple):
 
 
 Score = Callable[[Sequence[Row]], Scores]
+Listener = Callable[[Sequence[Row], Scores, Channel | None, Trajectories], None]
 
 
 @dataclass
@@ -67,6 +68,7 @@ class Scorer:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)  # seconds per row of every call
     invalid: Counter[str] = field(default_factory=Counter)
+    listener: Listener | None = None  # told of every call: the rows, what they got, the channel if it was one, the trajectories
 
     def __call__(self, rows: Sequence[Row]) -> Scores:
         size = self.batch if sees(self.signal) == "item" else max(len(rows), 1)
@@ -104,7 +106,10 @@ class Scorer:
         self.seconds += took
         self.latencies.append(took / len(rows))
         self.invalid.update(reasons.values())
-        return Scores(torch.where(valid, value, 0.0), valid, reasons, parts)
+        found = Scores(torch.where(valid, value, 0.0), valid, reasons, parts)
+        if self.listener is not None:
+            self.listener(rows, found, rewards[named[0]] if len(named) == 1 else None, traj)
+        return found
 
     @property
     def audited(self) -> set[str]:

@@ -10,7 +10,8 @@ import sys
 import tempfile
 from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, overload
 
 from payoff.audit.scorer import Row
@@ -38,7 +39,7 @@ class StoredRows(Sequence[Row]):
         self._file = tempfile.TemporaryFile(prefix="payoff-rows-")  # noqa: SIM115 - it lives as long as this object
         self.kinds = bytearray()
         self._ends = array("q", [0])
-        self._blocks: OrderedDict[int, list[Row]] = OrderedDict()
+        self._blocks: OrderedDict[int, ReadTogether] = OrderedDict()
         self._length = 0
         hashed = hashlib.blake2b(digest_size=16)
         source = iter(rows)
@@ -66,9 +67,9 @@ class StoredRows(Sequence[Row]):
             start, stop, step = place.indices(self._length)
             if step != 1:
                 return [self[k] for k in range(start, stop, step)]
-            found: list[Row] = []
+            found = ReadTogether()
             for number in range(start // BLOCK, -(-stop // BLOCK)):
-                found += self._block(number)[max(0, start - number * BLOCK) : max(0, stop - number * BLOCK)]
+                found.add(self._block(number), max(0, start - number * BLOCK), max(0, stop - number * BLOCK))
             return found
         k = place + self._length if place < 0 else place
         if not 0 <= k < self._length:
@@ -79,7 +80,7 @@ class StoredRows(Sequence[Row]):
         for number in range(len(self._ends) - 1):
             yield from self._block(number)
 
-    def _block(self, number: int) -> list[Row]:
+    def _block(self, number: int) -> ReadTogether:
         found = self._blocks.get(number)
         if found is None:
             self._file.seek(self._ends[number])
@@ -88,6 +89,35 @@ class StoredRows(Sequence[Row]):
             while len(self._blocks) > HELD:
                 self._blocks.popitem(last=False)
         return found
+
+
+class ReadTogether(list[Row]):
+    """Rows in a list, and their fields as columns as well, where all of them have the same fields; else no columns."""
+
+    columns: Mapping[str, list[Any]] = MappingProxyType({})
+
+    def add(self, block: ReadTogether, start: int, stop: int) -> None:
+        """Add the rows of a block from start to stop, and what is known of their columns."""
+        part = {name: values[start:stop] for name, values in block.columns.items()}
+        if not self:
+            self.columns = part
+        elif self.columns.keys() == part.keys():
+            for name, values in self.columns.items():
+                values += part[name]
+        else:
+            self.columns = {}
+        self += block[start:stop]
+
+
+def column(rows: Sequence[Row], name: str) -> list[Any]:
+    """A field of every row, None where a row lacks it; rows that were `ReadTogether` are not looked at one by one.
+
+    >>> column(StoredRows([{"x": 1}, {"x": 2}])[:2], "x"), column([{"x": 1}, {}], "x"), column(StoredRows([{"x": 1}])[:], "y")
+    ([1, 2], [1, None], [None])
+    """
+    if isinstance(rows, ReadTogether) and rows.columns:
+        return rows.columns.get(name) or [None] * len(rows)
+    return [row.get(name) for row in rows]
 
 
 class Responses(Sequence[Row]):
@@ -206,9 +236,11 @@ def _packed(rows: list[dict[str, Any]]) -> bytes:
         return b"p" + pickle.dumps(content, protocol=5)
 
 
-def _unpacked(data: bytes) -> list[Row]:
+def _unpacked(data: bytes) -> ReadTogether:
     names, content = marshal.loads(data[1:]) if data[:1] == b"m" else pickle.loads(data[1:])
     if not names:
-        return content
+        return ReadTogether(content)
     keys = [sys.intern(name) if type(name) is str else name for name in names]
-    return [dict(zip(keys, values)) for values in zip(*content)]
+    rows = ReadTogether([dict(zip(keys, values)) for values in zip(*content)])
+    rows.columns = dict(zip(keys, content))
+    return rows

@@ -26,12 +26,17 @@ Data = Annotated[
     ),
 ]
 Policy = Annotated[
-    str | None, typer.Option("--policy", help="instead of --data: a run file or run folder, whose policy is sampled")
+    str | None,
+    typer.Option(
+        "--policy",
+        help="instead of --data: a run file, a run folder, or with --task a model folder or '{name: POLICY, OPTION: VALUE}'",
+    ),
 ]
 Task = Annotated[
     str,
     typer.Option(
-        "--task", help="with --policy: a registered task instead of the run's own, as NAME or '{name: NAME, OPTION: VALUE}'"
+        "--task",
+        help="with --policy: a registered task, as NAME, reasoning-gym:NAME or '{name: NAME, OPTION: VALUE}' (else the run's own)",
     ),
 ]
 Arm = Annotated[str, typer.Option("--arm", help="with --policy: which arm of the run")]
