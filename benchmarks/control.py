@@ -18,13 +18,14 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
 
 from payoff.build import build
 from payoff.config import Loaded, RunFile
 from payoff.parts import Progress
 from payoff.pipeline import chain, join
-from payoff.shaping.potentials import potential_shaping
+from payoff.shaping.potentials import StatePotential, potential_shaping
 from payoff.signals.environment import environment_reward
 from payoff.signals.novelty import CountNovelty
 from payoff.update import update
@@ -38,19 +39,25 @@ def height(traj):
     return -traj.extras["observations"].square().sum(2)
 
 
-SIGNALS = {
-    "without": None,
-    "own reward": environment_reward,
-    "chain of three": chain(
-        join({"own": environment_reward, "novelty": CountNovelty(resolution=0.1)}),
-        partial(potential_shaping, potential=height, discount=0.99),
-    ),
+def rows_height(states):
+    """The same, as a function of rows."""
+    return -np.einsum("nd,nd->n", states, states)
+
+
+def three(potential):
+    """A chain of three parts, of which one learns from every rollout."""
+    bonus = join({"own": environment_reward, "novelty": CountNovelty(resolution=0.1)})
+    return chain(bonus, partial(potential_shaping, potential=potential, discount=0.99))
+
+
+WAYS = {  # what is paid, and when
+    "without": lambda: (None, "step"),
+    "own reward": lambda: (environment_reward, "step"),
+    "three": lambda: (three(height), "step"),
+    "three, a state potential": lambda: (three(StatePotential(rows_height)), "step"),
+    "own reward, by the rollout": lambda: (environment_reward, "rollout"),
+    "three, by the rollout": lambda: (three(height), "rollout"),
 }
-
-
-PAY = {"without": "step", "own reward": "step", "chain of three": "step", "own reward, by the rollout": "rollout"}
-PAY["chain of three, by the rollout"] = "rollout"
-SIGNALS |= {name: SIGNALS[name.removesuffix(", by the rollout")] for name in PAY}
 
 
 def sb3(environment: str, signal, seed: int, pay: str = "step"):
@@ -62,7 +69,7 @@ def sb3(environment: str, signal, seed: int, pay: str = "step"):
 
     env, buffer = make_vec_env(environment, n_envs=LANES, seed=seed), {}
     if signal is not None:
-        env = RewardVecEnv(env, signal, pay=pay)
+        env = RewardVecEnv(env, signal, pay=pay, learn_every=STEPS)
     if pay == "rollout":
         buffer = {"rollout_buffer_class": CreditBuffer, "rollout_buffer_kwargs": {"env": env}}
     sizes = {"n_steps": STEPS, "batch_size": MINIBATCH, "n_epochs": EPOCHS}
@@ -103,16 +110,19 @@ def sac(signal):
     from payoff.integrations.sb3 import RewardVecEnv
 
     env = make_vec_env("Pendulum-v1", n_envs=1, seed=0)
-    env = env if signal is None else RewardVecEnv(env, signal)
+    env = env if signal is None else RewardVecEnv(env, signal, learn_every=STEPS)
     return SAC("MlpPolicy", env, learning_starts=20, buffer_size=10_000, seed=0, device="cpu")
 
 
 def overhead(title: str, models: dict[str, Any], steps: int, seconds: float) -> None:
-    """Time per step with and without a wrapper, alternating, `steps` at a time."""
+    """Time per step with and without a wrapper that logs, alternating, `steps` at a time."""
+    from payoff.integrations.sb3 import RewardLog
+
     times: dict[str, list[float]] = {name: [] for name in models}
 
     def learn(model) -> int:
-        model.learn(steps, reset_num_timesteps=False, log_interval=None)
+        callback = RewardLog() if hasattr(model.env, "online") else None
+        model.learn(steps, callback, reset_num_timesteps=False, log_interval=None)
         return steps
 
     for model in models.values():
@@ -185,9 +195,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=STEPS)
-    models = {name: sb3(args.environment, signal, 0, PAY[name]) for name, signal in SIGNALS.items()}
+    models = {name: sb3(args.environment, signal, 0, pay) for name, way in WAYS.items() for signal, pay in [way()]}
     overhead(f"SB3 PPO on {args.environment}, {LANES} environments", models, LANES * STEPS, args.seconds)
-    overhead("SB3 SAC on Pendulum-v1", {name: sac(SIGNALS[name]) for name, pay in PAY.items() if pay == "step"}, 64, args.seconds)
+    models = {name: sac(signal) for name, way in WAYS.items() for signal, pay in [way()] if pay == "step"}
+    overhead("SB3 SAC on Pendulum-v1", models, 64, args.seconds)
     against_sb3(args.environment, args.seconds)
 
 

@@ -155,18 +155,22 @@ class _Composed(nn.Module):
         self._inside = nn.ModuleList(unique for unique in outermost_modules(parts))
 
 
-class _Chain(_Composed):
+class Chain(_Composed):
+    """What `chain` makes: a signal, and shapings one after the other."""
+
     def forward(self, traj: Trajectories) -> Rewards:
         signal, *shapings = self.parts
         rewards = signal(traj)
-        if not isinstance(signal, _Chain | _Join):  # these have looked at every channel themselves
+        if not isinstance(signal, Chain | Join):  # these have looked at every channel themselves
             rewards = checked_rewards(part_name(signal), rewards, traj)
         for shaping in shapings:
             rewards = checked_rewards(part_name(shaping), shaping(rewards, traj), traj, passed=rewards)
         return rewards
 
 
-class _Join(_Composed):
+class Join(_Composed):
+    """What `join` makes: signals by name."""
+
     def forward(self, traj: Trajectories) -> Rewards:
         rewards: Rewards = {}
         for name, signal in self.parts.items():
@@ -237,12 +241,12 @@ class _On(_Composed):
 
 def chain(signal: Signal, *shapings: Shaping) -> Signal:
     """A signal, then each shaping in turn: rollout to shaped rewards, as one signal."""
-    return _Chain([signal, *shapings])
+    return Chain([signal, *shapings])
 
 
 def join(signals: Mapping[str, Signal]) -> Signal:
     """Signals side by side. One that gives a single channel gives it under its name here, others under "name/channel"."""
-    return _Join(dict(signals))
+    return Join(dict(signals))
 
 
 def on(names: str | Sequence[str], *transforms: Transform) -> Shaping:

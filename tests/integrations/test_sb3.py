@@ -21,9 +21,12 @@ from payoff.advantages.batch import whiten
 from payoff.advantages.group import leave_one_out
 from payoff.credit.returns import lambda_return, return_to_go, total
 from payoff.integrations.sb3 import CreditBuffer, RewardLog, RewardVecEnv
-from payoff.pipeline import chain
+from payoff.pipeline import chain, join
+from payoff.policies.control import ActorCritic
 from payoff.shaping.potentials import potential_shaping
 from payoff.signals.environment import environment_reward
+from payoff.signals.novelty import CountNovelty
+from payoff.tasks.environments import EnvironmentTask
 from payoff.trajectories import Channel, Rewards, StopReason, Trajectories
 
 
@@ -189,6 +192,38 @@ def test_the_last_observation_is_the_true_one_and_a_time_limit_is_no_end(pay):
     if pay == "episode":
         assert [len(traj) for traj in recorder.seen] == [2, 2, 2, 2]
         assert (recorder.seen[3].stop == StopReason.truncated).all()
+
+
+@pytest.mark.parametrize("limit", [2, 9])  # truncated, finished
+def test_lanes_are_paid_for_the_actors_actions_what_our_loop_pays_for_them(limit):
+    class Started(Clock):
+        """Its number comes from the seed, so lanes differ and so do lengths: 3 to 6 steps."""
+
+        def reset(self, *, seed=None, options=None):
+            info = super().reset(seed=seed)[1]
+            self.episode = int(self.np_random.integers(0, 4))
+            return self._seen(), info
+
+    make = lambda: gymnasium.wrappers.TimeLimit(Started(), limit)
+    reward = chain(
+        join({"own": environment_reward, "count": CountNovelty()}),
+        partial(potential_shaping, potential=lambda t: t.extras["observations"].prod(2), discount=0.9),
+    )
+    torch.manual_seed(0)
+    policy, rng = ActorCritic(spaces=(Clock.observation_space, Clock.action_space)), torch.Generator().manual_seed(0)
+    traj = policy.rollout(EnvironmentTask(make).starts(5, rng), 1, rng)
+    whole = reward(traj)
+    venv = DummyVecEnv([make] * len(traj))
+    venv._seeds = [int(item["seed"]) for item in traj.items]
+    env = RewardVecEnv(venv, reward)
+    env.reset()
+    assert limit == 2 or len(set(traj.length.tolist())) > 1
+    for t in range(traj.width):
+        _, paid, _, infos = env.step(traj.actions[:, t].numpy())
+        for i in (traj.length > t).nonzero().flatten().tolist():  # what ended has begun anew
+            told = {name: channel.value[i, t].item() for name, channel in whole.items()}
+            assert infos[i]["rewards"] == pytest.approx(told)
+            assert paid[i] == pytest.approx(sum(told.values()))
 
 
 def test_sb3_trains_on_a_chain_unchanged_and_logs_its_channels():

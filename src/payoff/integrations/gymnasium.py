@@ -5,17 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
-import torch
 
 from payoff.contents import learners
+from payoff.integrations.transitions import Given, Transitions, as_trajectories, asked_by_transition, many_transitions
 from payoff.pipeline import Signal
 from payoff.policies.spaces import ObservationVector
-from payoff.trajectories import Rewards, StopReason, Trajectories, concatenate, fresh_ids, outcome
+from payoff.trajectories import Trajectories, concatenate, outcome
 
 Pay = Literal["step", "episode", "rollout"]
 
@@ -64,21 +64,13 @@ class OnlineReward:
         self.signal, self.weights, self.pay, self.learn_every = signal, weights, pay, learn_every
         self.vector, self.count = ObservationVector(observation_space), lanes
         self._learning = learners(signal) if learn_every else []
-        self._seen: list[Trajectories] = []
-        self._open: list[tuple[np.ndarray, ...]] = []
+        self._seen: list[Trajectories] = []  # whole episodes
+        self._open: list[tuple[np.ndarray, ...]] = []  # transitions
         self._steps = 0
-        action = np.asarray(action_space.sample())
-        # One transition per lane, in tensors that share the memory of these arrays: writing an array is writing the trajectory.
         self._now = np.zeros((lanes, self.vector.size), dtype=np.float32)
-        self._observations = np.zeros((lanes, 2, self.vector.size), dtype=np.float32)
-        self._actions = np.zeros((lanes, 1, *action.shape), dtype=action.dtype)
-        self._reward = np.zeros((lanes, 1), dtype=np.float32)
-        self._stop = np.zeros(lanes, dtype=np.int64)
-        self._before, self._after = self._observations[:, 0], self._observations[:, 1]
-        self._taken, self._paid = self._actions[:, 0], self._reward[:, 0]
-        self._transition = _as_trajectories(
-            self._observations, self._actions, self._reward, self._stop, np.ones(lanes, dtype=np.int64)
-        )
+        self._action = np.asarray(action_space.sample())
+        self._transitions = Transitions(lanes, self.vector.size, self._action)
+        self._ask = asked_by_transition(signal)
         self._history: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(lanes)]
 
     def begin(self, lanes: Sequence[int] | slice, observations: Any) -> None:
@@ -100,17 +92,15 @@ class OnlineReward:
         if self.pay == "rollout":
             self._open.append((before, self._now, actions, rewards, terminated))
             return Payment(np.zeros(self.count, dtype=np.float32), {}, {})
-        self._before[...], self._after[...] = before, self._now
-        self._taken[...], self._paid[...] = actions, rewards
-        self._stop[...] = ~terminated  # StopReason: finished is 0, truncated 1
+        reward = np.asarray(rewards, dtype=np.float32)
         if self.pay == "step":
-            payment = self._pay(self.signal(self._transition), self._transition, None)
+            payment = self._pay(self._ask(self._transitions.happen(before, self._now, actions, reward, terminated)))
             if self._learning:
-                self._seen.append(_copied(self._transition))
+                self._open.append((before, self._now, actions.copy(), reward.copy(), terminated.copy()))
         else:
-            payment = self._pay_episodes(terminated | truncated)
+            payment = self._pay_episodes(before, actions, reward, terminated, truncated)
         self._steps += 1
-        if self._learning and self._steps % self.learn_every == 0 and self._seen:
+        if self._learning and self._steps % self.learn_every == 0:
             self._learn()
         return payment
 
@@ -118,65 +108,71 @@ class OnlineReward:
         """With pay "rollout": what every step since the last call is paid, [steps * lanes], step by step; learning parts learn."""
         if not self._open:
             raise ValueError("OnlineReward.settle: there is nothing to settle")
-        before, after, actions, reward, terminated = (np.concatenate(column) for column in zip(*self._open))
+        traj = many_transitions(self._open)
         self._open = []
-        stop = np.where(terminated, StopReason.finished, StopReason.truncated).astype(np.int64)
-        reward = reward.astype(np.float32)[:, None]
-        traj = _as_trajectories(np.stack([before, after], 1), actions[:, None], reward, stop, np.ones(len(stop), dtype=np.int64))
         rewards = self.signal(traj)
-        payment = self._pay(rewards, traj, None)
+        payment = self._pay(rewards, traj)
         for part in self._learning:
             part.learn(traj, rewards)
         return payment
 
-    def _pay_episodes(self, over: np.ndarray) -> Payment:
+    def _pay_episodes(
+        self, before: np.ndarray, actions: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> Payment:
         for i, history in enumerate(self._history):
-            history.append((self._observations[i, 0].copy(), self._actions[i, 0].copy(), float(self._reward[i, 0])))
-        ended = np.flatnonzero(over)
+            history.append((before[i].copy(), np.array(actions[i]), float(reward[i])))
+        ended = np.flatnonzero(terminated | truncated)
         if not len(ended):
             return Payment(np.zeros(self.count, dtype=np.float32), {}, {})
         length = np.array([len(self._history[i]) for i in ended])
         shape = (len(ended), int(length.max()))
         observations = np.zeros((shape[0], shape[1] + 1, self.vector.size), dtype=np.float32)
-        actions, reward = np.zeros((*shape, *self._actions.shape[2:]), dtype=self._actions.dtype), np.zeros(shape, dtype=np.float32)
+        taken = np.zeros((*shape, *self._action.shape), dtype=self._action.dtype)
+        paid = np.zeros(shape, dtype=np.float32)
         for row, i in enumerate(ended.tolist()):
-            for t, (seen, action, paid) in enumerate(self._history[i]):
-                observations[row, t], actions[row, t], reward[row, t] = seen, action, paid
-            observations[row, length[row]] = self._observations[i, 1]
+            for t, (seen, action, own) in enumerate(self._history[i]):
+                observations[row, t], taken[row, t], paid[row, t] = seen, action, own
+            observations[row, length[row]] = self._now[i]
             self._history[i].clear()
-        traj = _as_trajectories(observations, actions, reward, self._stop[ended].copy(), length)
+        traj = as_trajectories(observations, taken, paid, (~terminated[ended]).astype(np.int64), length)
         if self._learning:
             self._seen.append(traj)
         return self._pay(self.signal(traj), traj, ended)
 
-    def _pay(self, rewards: Rewards, traj: Trajectories, lanes: np.ndarray | None) -> Payment:
-        """What these rewards pay; `lanes`: where the rows belong, None: one row for each, in order."""
-        if self.weights is not None and (lost := [name for name in self.weights if name not in rewards]):
-            raise KeyError(f"OnlineReward: there is a weight for {lost[0]!r}, and the signal gives {sorted(rewards)}")
+    def _pay(self, given: Mapping[str, Given], traj: Trajectories | None = None, lanes: np.ndarray | None = None) -> Payment:
+        """What these rewards pay; traj None: of transitions; `lanes`: where the rows belong, None: one row for each, in order."""
+        if self.weights is not None and (lost := [name for name in self.weights if name not in given]):
+            raise KeyError(f"OnlineReward: there is a weight for {lost[0]!r}, and the signal gives {sorted(given)}")
         total: np.ndarray | None = None
         channels, unknown = {}, {}
-        for name, channel in rewards.items():
-            if traj.width == 1:  # the transition exists, so there is nothing to leave out
-                value, valid = channel.value.detach().numpy()[:, 0], channel.valid.numpy()[:, 0]
+        for name, numbers in given.items():
+            if isinstance(numbers, np.ndarray):
+                told = numbers.astype(np.float32, copy=False)
             else:
-                value, valid = (x.detach().numpy() for x in outcome(channel, traj))
-            told = value.astype(np.float32)
-            # The bytes are many times faster than `all` on the few lanes that there are at every step.
-            if channel.valid is not traj.exists and 0 in valid.tobytes():
-                told[~valid] = 0
-                unknown[name] = ~valid if lanes is None else _spread(~valid, lanes, self.count)
+                if traj is None or traj.width == 1:  # the transition exists, so there is nothing to leave out
+                    value, valid = numbers.value.detach().numpy()[:, 0], numbers.valid.numpy()[:, 0]
+                else:
+                    value, valid = (x.detach().numpy() for x in outcome(numbers, traj))
+                told = value.astype(np.float32)
+                if 0 in valid.tobytes():  # many times faster than `all` on the few lanes that there are at every step
+                    told[~valid] = 0
+                    unknown[name] = ~valid if lanes is None else _spread(~valid, lanes, self.count)
             channels[name] = told = told if lanes is None else _spread(told, lanes, self.count)
             weight = 1.0 if self.weights is None else self.weights.get(name, 0.0)
             if weight:
-                part = weight * told  # a copy: what is paid may be changed by the trainer
+                part = told if weight == 1 else weight * told
                 total = part if total is None else total + part
         if total is None:
-            total = np.zeros(len(traj) if lanes is None else self.count, dtype=np.float32)
+            total = np.zeros(self.count if traj is None or lanes is not None else len(traj), dtype=np.float32)
+        elif any(total is told for told in channels.values()):  # the trainer may change what is paid
+            total = total.copy()
         return Payment(total, channels, unknown)
 
     def _learn(self) -> None:
-        traj = concatenate(self._seen)
-        self._seen = []
+        if not (self._open or self._seen):
+            return
+        traj = many_transitions(self._open) if self.pay == "step" else concatenate(self._seen)
+        self._open, self._seen = [], []
         rewards = self.signal(traj)
         for part in self._learning:
             part.learn(traj, rewards)
@@ -237,56 +233,8 @@ class RewardWrapper(gymnasium.Wrapper):
         return observation, float(paid.total[0]), terminated, truncated, info
 
 
-class _Items(Sequence[Mapping[str, Any]]):
-    """The arrays of each trajectory under the names that graders ask for, made only when one does."""
-
-    def __init__(self, observations: np.ndarray, actions: np.ndarray, reward: np.ndarray, length: np.ndarray) -> None:
-        self.observations, self.actions, self.reward, self.length = observations, actions, reward, length
-
-    def __len__(self) -> int:
-        return len(self.length)
-
-    def __getitem__(self, i: Any) -> Any:
-        if not -len(self) <= i < len(self):
-            raise IndexError(i)
-        n = int(self.length[i])
-        return {
-            "observations": self.observations[i, : n + 1].copy(),
-            "actions": self.actions[i, :n].copy(),
-            "environment_rewards": self.reward[i, :n].copy(),
-        }
-
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
-        return (self[i] for i in range(len(self)))
-
-
-def _as_trajectories(
-    observations: np.ndarray, actions: np.ndarray, reward: np.ndarray, stop: np.ndarray, length: np.ndarray
-) -> Trajectories:
-    """Arrays as trajectories that share their memory; every action was the policy's, and a step of its own."""
-    n, width = reward.shape
-    position, ends = torch.arange(width).expand(n, width), torch.from_numpy(length)
-    here = position < ends[:, None]
-    return Trajectories(
-        mask=here,
-        length=ends,
-        group=fresh_ids(n),
-        step=torch.where(here, position, -1).int(),
-        stop=torch.from_numpy(stop),
-        actions=torch.from_numpy(actions),
-        items=_Items(observations, actions, reward, length),
-        extras={"observations": torch.from_numpy(observations), "environment_reward": torch.from_numpy(reward)},
-    )
-
-
 def _spread(x: np.ndarray, lanes: np.ndarray, count: int) -> np.ndarray:
     """These numbers at their lanes, 0 in the others."""
     every = np.zeros(count, dtype=x.dtype)
     every[lanes] = x
     return every
-
-
-def _copied(traj: Trajectories) -> Trajectories:
-    """These trajectories with memory of their own."""
-    arrays = (traj.extras["observations"], traj.actions, traj.extras["environment_reward"], traj.stop, traj.length)
-    return _as_trajectories(*(tensor.numpy().copy() for tensor in arrays))

@@ -47,7 +47,7 @@ class RewardVecEnv(VecEnvWrapper):
             signal, venv.observation_space, venv.action_space, venv.num_envs, weights=weights, pay=pay, learn_every=learn_every
         )
         self._taken = np.zeros(0)
-        self._sums: dict[str, np.ndarray] = {}
+        self._sums: dict[str, list[float]] = {}
 
     def reset(self) -> Any:
         """As the wrapped environments' own."""
@@ -81,24 +81,20 @@ class RewardVecEnv(VecEnvWrapper):
     def _tell(self, paid: Payment, rewards: np.ndarray, infos: Sequence[dict[str, Any]], ended: Sequence[int]) -> None:
         """Write what was paid into the infos."""
         told = {name: value.tolist() for name, value in paid.channels.items()}
-        for i, own in enumerate(rewards.tolist()):
-            info = infos[i]
-            info["rewards"] = rewarded = {}
-            for name, values in told.items():
-                rewarded[name] = values[i]
-            info["environment_reward"] = own
-        for name, value in (*paid.channels.items(), ("environment_reward", rewards)):
-            if name in self._sums:
-                self._sums[name] += value
-            else:
-                self._sums[name] = value.astype(np.float64)
+        own = rewards.tolist()
+        for i, info in enumerate(infos):
+            info["rewards"] = {name: values[i] for name, values in told.items()}
+            info["environment_reward"] = own[i]
+        told["environment_reward"] = own
+        for name, values in told.items():
+            self._sums[name] = [*map(float.__add__, self._sums[name], values)] if name in self._sums else values
         for name, lanes in paid.unknown.items():
             for i in lanes.nonzero()[0].tolist():
                 infos[i].setdefault("rewards_unknown", []).append(name)
         for i in ended:
-            infos[i]["episode_rewards"] = {name: float(value[i]) for name, value in self._sums.items()}
-            for value in self._sums.values():
-                value[i] = 0
+            infos[i]["episode_rewards"] = {name: values[i] for name, values in self._sums.items()}
+            for values in self._sums.values():
+                values[i] = 0.0
 
 
 class RewardLog(BaseCallback):
@@ -107,15 +103,23 @@ class RewardLog(BaseCallback):
     Of a `RewardVecEnv` that pays by the rollout: the mean over the rollout's steps, as reward_per_step/CHANNEL.
     """
 
+    _told = _unknown = 0  # steps of this rollout, one for each environment
+
     def _on_step(self) -> bool:
-        for info in self.locals["infos"]:
-            for name, value in info.get("episode_rewards", {}).items():
-                self.logger.record_mean(f"reward/{name}", value)
-            if "rewards" in info:
-                self.logger.record_mean("reward/unknown", float("rewards_unknown" in info))
+        infos = self.locals["infos"]
+        if "rewards" in infos[0]:
+            self._told += len(infos)
+            self._unknown += sum("rewards_unknown" in info for info in infos)
+        for info in infos:
+            if "episode_rewards" in info:
+                for name, value in info["episode_rewards"].items():
+                    self.logger.record_mean(f"reward/{name}", value)
         return True
 
     def _on_rollout_end(self) -> None:
+        if self._told:
+            self.logger.record_mean("reward/unknown", self._unknown / self._told)
+            self._told = self._unknown = 0
         for name, value in getattr(self.locals.get("rollout_buffer"), "paid", {}).items():
             self.logger.record(f"reward_per_step/{name}", value)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -133,6 +134,43 @@ def progress(
         over = last & (traj.stop != StopReason.truncated)[:, None]
         score, known = torch.where(over, 0, score), known | over
     return place_steps(discount * score - before, known & known_before, traj, channel.reasons)
+
+
+class StatePotential:
+    """A potential of states alone, written for rows of an array: `score` takes states [n, D] and gives their numbers [n].
+
+    For `potential_shaping(potential=StatePotential(...))`, which it serves as any function of trajectories does. Wrappers of
+    environments ask it about new states only, and keep what it said of the last ones: the cheapest way to shape every step.
+
+    of: which of traj.extras holds the states, [N, T+1, D]. Raises ValueError without them, or for another shape than [n].
+
+    >>> from payoff.examples import four_answers
+    >>> traj = four_answers().replace(extras={"observations": torch.tensor([1.0, 2.0, 3.0, 4.0]).repeat(4, 1)[..., None]})
+    >>> StatePotential(lambda states: states[:, 0] - 2)(traj)[0]
+    tensor([-1.,  0.,  1.,  2.])
+    """
+
+    def __init__(self, score: Callable[[np.ndarray], np.ndarray], *, of: str = "observations") -> None:
+        self.score, self.of = score, of
+
+    def __call__(self, traj: Trajectories) -> Float[Tensor, "N T1"]:
+        """The potential of every state, [N, T+1]."""
+        states = traj.extras.get(self.of)
+        if states is None or states.ndim != 3 or states.shape[1] != traj.width + 1:
+            found = "none" if states is None else list(states.shape)
+            raise ValueError(f"StatePotential: needs traj.extras[{self.of!r}] [N, T+1, D], found {found}")
+        rows = self.of_rows(states.detach().cpu().numpy().reshape(-1, states.shape[2]))
+        return torch.from_numpy(rows).reshape(states.shape[:2]).to(states.device)
+
+    def of_rows(self, states: np.ndarray) -> np.ndarray:
+        """What `score` says of these states, looked at."""
+        found = np.asarray(self.score(states))
+        if found.shape != (len(states),) or found.dtype not in (np.float32, np.float64):
+            raise ValueError(
+                f"StatePotential: must give one float32 or float64 for each of {len(states)} states, "
+                f"gave {found.dtype} {list(found.shape)}"
+            )
+        return found
 
 
 def _check(where: str, discount: float, at_end: str) -> None:

@@ -8,9 +8,10 @@ pay fades as training goes on: it is no fixed objective, and the truth never con
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -56,6 +57,7 @@ class CountNovelty(nn.Module):
             raise ValueError(f'count-novelty: scope must be "lifetime" or "episode", got {scope!r}')
         self.power, self.scope, self.resolution, self.of = power, scope, resolution, of
         self.keys, self.counts = torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+        self._table: tuple[Tensor, np.ndarray, np.ndarray, np.float32] | None = None  # made when keys are others
 
     def forward(self, traj: Trajectories) -> Rewards:
         key = self._keys(traj)
@@ -70,6 +72,28 @@ class CountNovelty(nn.Module):
         keys, counts = self.keys.to(key.device), self.counts.to(key.device)
         place = torch.searchsorted(keys, key.contiguous()).clamp(max=len(keys) - 1)
         return torch.where(keys[place] == key, counts[place], 0)
+
+    def of_transitions(self) -> Callable[[Any], dict[str, np.ndarray]] | None:
+        """The same of one transition in every lane, in plain arrays, for wrappers of environments."""
+        if self.of != "observations" or self.scope != "lifetime":
+            return None
+        return lambda now: {"novelty": self._worth_of(now.after)}
+
+    def _worth_of(self, states: np.ndarray) -> np.ndarray:
+        """Of states [n, D], one for each, in as few operations as it takes."""
+        if self._table is None or self._table[0] is not self.keys:
+            # One more key, so that there always is one not below what is searched; the price of a state met never and so often.
+            worth = (1 + torch.cat([torch.zeros(1, dtype=torch.int64), self.counts])).double().pow(-self.power).float().numpy()
+            keys = np.append(self.keys.numpy(), np.iinfo(np.int64).max)
+            self._table = (self.keys, keys, np.append(worth[1:], worth[0]), worth[0])
+        _, keys, worth, new = self._table
+        cells = states.astype(np.float64)
+        cells /= self.resolution
+        key = np.rint(cells, out=cells).astype(np.int64) @ _power_array(states.shape[1])
+        place = keys.searchsorted(key)
+        price = worth.take(place)
+        np.putmask(price, keys.take(place) != key, new)
+        return price
 
     def learn(self, traj: Trajectories, rewards: Rewards) -> Mapping[str, float]:
         """Count what this batch met; metrics: how many states are known."""
@@ -136,6 +160,16 @@ class NearestNeighbourNovelty(nn.Module):
         if len(self.memory):
             value[traj.exists] = nearest_distance(states[traj.exists], self.memory.to(states), k=self.k)
         return _paid(value, traj)
+
+    def of_transitions(self) -> Callable[[Any], dict[str, np.ndarray]] | None:
+        """The same of one transition in every lane, in plain arrays, for wrappers of environments."""
+        return self._array_distances if self.of == "observations" else None
+
+    def _array_distances(self, now: Any) -> dict[str, np.ndarray]:
+        if not len(self.memory):
+            return {"novelty": np.zeros(len(now.after), dtype=np.float32)}
+        states = torch.from_numpy(now.after)
+        return {"novelty": nearest_distance(states, self.memory.to(states), k=self.k).numpy()}
 
     def learn(self, traj: Trajectories, rewards: Rewards) -> Mapping[str, float]:
         """Remember what this batch met, each state of all that were ever given as likely as any other."""
@@ -210,17 +244,24 @@ class RandomNetworkDistillation(nn.Module):
         self.register_buffer("spread", torch.zeros(3, 1, dtype=torch.float64))
 
     def forward(self, traj: Trajectories) -> Rewards:
-        count, _, squares = self.spread[:, 0]
-        deviation = torch.where((count > 0) & (squares > 0), (squares / count.clamp(min=1)).sqrt(), 1)
-        return _paid((self.errors(traj) / deviation).to(traj.extras[self.of].dtype), traj)
+        return _paid((self.errors(traj) / self._deviation()).to(traj.extras[self.of].dtype), traj)
+
+    def of_transitions(self) -> Callable[[Any], dict[str, np.ndarray]] | None:
+        """The same of one transition in every lane, in plain arrays, for wrappers of environments."""
+        return self._array_errors if self.of == "observations" else None
+
+    @torch.no_grad()
+    def _array_errors(self, now: Any) -> dict[str, np.ndarray]:
+        if now.after.shape[1] != self.scale.shape[1]:
+            self._states(now.traj)  # refuses them
+        return {"novelty": (self._error(torch.from_numpy(now.after)) / self._deviation()).numpy()}
 
     @torch.no_grad()
     def errors(self, traj: Trajectories) -> Float[Tensor, "N T"]:
         """e_t before it is divided; 0 beyond the end."""
         states = self._states(traj)
         value = states.new_zeros(traj.mask.shape)
-        x = self._standardised(states[traj.exists])
-        value[traj.exists] = (self.predictor(x) - self.target(x)).square().mean(1)
+        value[traj.exists] = self._error(states[traj.exists])
         return value
 
     def learn(self, traj: Trajectories, rewards: Rewards) -> Mapping[str, float]:
@@ -257,6 +298,14 @@ class RandomNetworkDistillation(nn.Module):
             raise ValueError(f"rnd: size is {size}, and the states in extras[{self.of!r}] have {states.shape[2]} dimensions")
         return states
 
+    def _error(self, states: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
+        x = self._standardised(states)
+        return (self.predictor(x) - self.target(x)).square().mean(1)
+
+    def _deviation(self) -> Float[Tensor, ""]:
+        count, _, squares = self.spread[:, 0]
+        return torch.where((count > 0) & (squares > 0), (squares / count.clamp(min=1)).sqrt(), 1)
+
     def _standardised(self, x: Float[Tensor, "n D"]) -> Float[Tensor, "n D"]:
         count, mean, squares = self.scale
         if not count[0] > 1:
@@ -269,6 +318,11 @@ def _powers(count: int) -> Int[Tensor, " D"]:
     """The first powers of an odd number modulo 2^64, as signed integers hold them."""
     powers = [pow(6_364_136_223_846_793_005, k, 1 << 64) for k in range(1, count + 1)]
     return torch.tensor([power - (power >> 63 << 64) for power in powers], dtype=torch.int64)
+
+
+@functools.cache
+def _power_array(count: int) -> np.ndarray:
+    return _powers(count).numpy()
 
 
 def nearest_distance(x: Float[Tensor, "P D"], reference: Float[Tensor, "Q D"], *, k: int) -> Float[Tensor, " P"]:
