@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from payoff.advantages.group import grpo
+from payoff.advantages.siblings import against_siblings
 from payoff.credit.returns import total
-from payoff.credit.tree_values import against_siblings, node_values
+from payoff.credit.tree_values import node_values
 from payoff.pipeline import Start
 from payoff.policies.lm import LanguageModel
 from payoff.recipes import Effect, Recipe

@@ -1,16 +1,19 @@
-"""Environments of the `verifiers` package (before 0.4) as a task: their own loop runs, and asks the policy for each reply.
+"""Environments of the `verifiers` package as a task: their own loop runs, and asks the policy for each reply.
 
-The environment is not taken apart: its `rollout` is called with a client that hands every question out as an observation and waits
-for the turn that answers it. So tools, user simulators, stop conditions and rubrics work as they do anywhere else.
+The environment is not taken apart: before 0.4 its `rollout` is called with a client that hands every question out as an observation
+and waits for the turn that answers it, from 0.4 on its harness finds such a client behind an address. So tools, user simulators,
+stop conditions and rubrics work as they do anywhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import queue
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -22,6 +25,8 @@ from payoff.catalogue import method
 from payoff.pipeline import Response, Start
 from payoff.tasks.dataset import Epochs
 from payoff.tasks.turns.dialogue import LINE, Dialogue, outcome_of
+from payoff.tasks.turns.policy_endpoint import said
+from payoff.tasks.turns.verifiers_tasksets import TasksetHost
 from payoff.trajectories import Channel, StopReason, Trajectories
 
 Ask = Callable[[Sequence[Any]], Awaitable[str]]
@@ -36,7 +41,7 @@ class AskedEpisode:
 
     It runs in a thread with an event loop of its own, and is held up while the policy writes. What `loop` returns is the outcome.
     deadline: seconds from a reply to the next question; a loop that takes longer is cancelled, which anything that awaits obeys.
-    Raises TimeoutError then, and whatever `loop` raised.
+    Raises TimeoutError then, whatever `loop` raised, and NoReplyError for one that ends without a question. `first` is the first.
 
     >>> async def loop(ask):
     ...     first = await ask([{"role": "user", "content": "1+1?"}])
@@ -55,7 +60,11 @@ class AskedEpisode:
         self._reply: asyncio.Future[str] | None = None
         self._thread = threading.Thread(target=self._run, args=(loop,), daemon=True)
         self._thread.start()
-        self._known = len(self._next()[1])
+        kind, content = self._next()
+        if kind == "over":
+            raise NoReplyError("the environment ended without asking for a reply")
+        self.first: list[Any] = content
+        self._known = len(content)
 
     def respond(self, action: str) -> Response:
         """Give the reply; the messages that follow it are the observation, until the loop ends with its reward."""
@@ -110,17 +119,6 @@ class AskedEpisode:
             self._loop.close()
 
 
-def said(message: Any) -> str:
-    """The text of a message: of a mapping or an object with `content`, which may be a list of parts."""
-    if isinstance(message, str):
-        return message
-    content = message.get("content") if isinstance(message, Mapping) else getattr(message, "content", "")
-    if isinstance(content, str) or content is None:
-        return content or ""
-    parts = [part if isinstance(part, str) else part.get("text", "") for part in content]
-    return "".join(text for text in parts if text)
-
-
 def _client(ask: Ask) -> Any:
     """What an environment of verifiers takes for a client: every request becomes a question."""
     base = require("verifiers.clients", "the task turns-verifiers").Client
@@ -153,38 +151,67 @@ class _Loaded:
     def __init__(self, environment: str | Callable[[], Any], options: Mapping[str, Any]) -> None:
         self.environment, self.options = environment, dict(options)
         self._made: Any = None
+        self._tasks: list[Any] = []
 
     def __call__(self) -> Any:
-        """The environment."""
+        """The environment; of verifiers 0.4 its host."""
         if self._made is None:
             if isinstance(self.environment, str):
-                self._made = require("verifiers", "the task turns-verifiers").load_environment(self.environment, **self.options)
+                package = require("verifiers", "the task turns-verifiers")
+                if hasattr(package, "load_environment"):
+                    self._made = package.load_environment(self.environment, **self.options)
+                elif importlib.util.find_spec("verifiers.v1") is not None:
+                    self._made = TasksetHost(self.environment, self.options)
+                else:
+                    raise ImportError(
+                        f"turns-verifiers: verifiers {getattr(package, '__version__', '')} has neither load_environment, as "
+                        "releases before 0.4 have, nor verifiers.v1, as 0.4 has; no other release is known here"
+                    )
             else:
-                self._made = self.environment(**self.options)
+                made = self.environment(**self.options)
+                self._made = TasksetHost(lambda: made, {}) if hasattr(made, "run_episode") else made
         return self._made
 
-    def episode(self, row: Mapping[str, Any], deadline: float | int) -> AskedEpisode:
-        """A rollout of one row."""
-        return AskedEpisode(partial(_rollout, self(), row), deadline)
+    def tasks(self, most: int) -> list[Any]:
+        """The first `most` tasks of a taskset of verifiers 0.4."""
+        if len(self._tasks) < most:
+            self._tasks = self().tasks(most)
+        return self._tasks[:most]
+
+    def episode(self, row: Mapping[str, Any] | int, deadline: float | int, first: Sequence[Any] = ()) -> AskedEpisode:
+        """A rollout of one row, or of the task of that number; `first`: what it must ask first, where that is known."""
+        if not isinstance(row, int):
+            return AskedEpisode(partial(_rollout, self(), row), deadline)
+        episode = AskedEpisode(partial(self().rollout, self.tasks(row + 1)[row]), deadline)
+        if first and _messages(episode.first) != list(first):
+            episode.close()
+            raise ValueError("the environment asks otherwise than when this start was made; its prompt cannot be changed")
+        return episode
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": None}
+        return {**self.__dict__, "_made": None, "_tasks": []}
 
 
 @method("turns-verifiers", kind="task")
 class VerifiersTask(nn.Module):
-    """An environment of the `verifiers` package before 0.4, its data set as starts and its rubric as the truth.
+    """An environment of the `verifiers` package, its data set as starts and its rubric as the truth.
 
-    environment: a name that `verifiers.load_environment` knows, or a callable that makes one
-    options:     given to either
+    environment: a name that `verifiers.load_environment` knows, from 0.4 on the id of a taskset; or a callable that makes one
+    options:     given to either; from 0.4 on the rest of the environment's configuration, such as
+                 {"agent": {"harness": {"id": "null"}}}; a harness that lets the policy run code needs a `runtime` beside it
     turns:       at most; what the environment's own limit leaves
     deadline:    seconds from a turn to the next question, kept by cancelling what awaits
     together:    rollouts at a time
     held_out:    so many rows, the first of the evaluation set where there is one, else the last of the data, are not trained on
+    rows:        tasks read of a taskset of 0.4, which may have no end
+    chat:        False: from 0.4 on, messages are one text, and a line is a turn, for a policy without a chat template
 
     The rubric's reward is paid at the end, and is the truth. A reply is text alone: tools are called as the environment's prompt
-    says, not by structured calls. Whatever the environment raises puts the rollout into error: no verdict, and the reason.
-    Raises ValueError for a data set without rows.
+    says, not by structured calls. From 0.4 on a start's prompt is what the harness asks first, for which an episode is begun and
+    given up; a harness that changes what was said, asks twice at a time, or plays several roles with the policy puts the rollout
+    into error. Whatever the environment raises does: no verdict, and the reason.
+    Raises ValueError for a data set without rows and for code without a runtime, ImportError for a release of verifiers with
+    neither interface.
 
     >>> VerifiersTask("wordle").turns
     16
@@ -199,11 +226,15 @@ class VerifiersTask(nn.Module):
         deadline: float | int = 60,
         together: int = 16,
         held_out: int = 32,
+        rows: int = 1024,
+        chat: bool = True,
     ) -> None:
         super().__init__()
         self.loaded = _Loaded(environment, options or {})
         self.turns, self.deadline, self.together, self.held_out = turns, deadline, together, held_out
-        self._rows: tuple[list[dict[str, Any]], list[dict[str, Any]]] | None = None
+        self.rows, self.chat = rows, chat
+        self._rows: tuple[list[Any], list[Any]] | None = None
+        self._asked: dict[int, list[dict[str, str]]] = {}
         self.epochs: Epochs | None = None
 
     def starts(self, n: int, rng: torch.Generator) -> Sequence[Start]:
@@ -211,23 +242,31 @@ class VerifiersTask(nn.Module):
         rows = self._parted()[0]
         if self.epochs is None:
             self.epochs = Epochs(len(rows), f"verifiers {self.loaded.environment}")
-        return [self._start(rows[k], k) for k in self.epochs.draw(n, rng)]
+        drawn = self.epochs.draw(n, rng)
+        self._look([rows[k] for k in drawn])
+        return [self._start(rows[k], k) for k in drawn]
 
     def held_out_starts(self, n: int) -> Sequence[Start]:
         """The first n rows that are not trained on."""
-        return [self._start(row, -1 - k) for k, row in enumerate(self._parted()[1][:n])]
+        kept = self._parted()[1][:n]
+        self._look(kept)
+        return [self._start(row, -1 - k) for k, row in enumerate(kept)]
 
     def truth(self, traj: Trajectories) -> Channel:
         """The rubric's reward; unknown, with the reason, where the environment failed."""
         return outcome_of(traj)
 
-    def _parted(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    def _parted(self) -> tuple[list[Any], list[Any]]:
+        """Rows to train on and rows held out: mappings, or numbers of the tasks of a taskset."""
         if self._rows is None:
             made = self.loaded()
-            rows = [dict(row) for row in made.get_dataset()]
+            hosted = isinstance(made, TasksetHost)
+            rows: list[Any] = (
+                list(range(len(self.loaded.tasks(self.rows)))) if hosted else [dict(row) for row in made.get_dataset()]
+            )
             if not rows:
                 raise ValueError("turns-verifiers: the environment's data set has no rows")
-            if getattr(made, "eval_dataset", None) is not None:
+            if not hosted and getattr(made, "eval_dataset", None) is not None:
                 kept = [dict(row) for row in made.get_eval_dataset(n=self.held_out)]
             else:
                 size = min(self.held_out, len(rows) - 1)
@@ -235,13 +274,39 @@ class VerifiersTask(nn.Module):
             self._rows = rows, kept
         return self._rows
 
-    def _start(self, row: Mapping[str, Any], number: int) -> Start:
-        fields = {"reference": row.get("answer"), **row}
-        if not isinstance(row["prompt"], str):
-            fields["prompt"] = [{"role": str(_role(message)), "content": said(message)} for message in row["prompt"]]
-        make = partial(self.loaded.episode, dict(row), self.deadline)
-        dialogue = Dialogue(make, turns=self.turns, ends=LINE if isinstance(row["prompt"], str) else (), concurrency=self.together)
+    def _look(self, rows: Sequence[Any]) -> None:
+        """Find out what the harness asks first in tasks that are met for the first time."""
+        new = sorted({row for row in rows if isinstance(row, int)} - set(self._asked))
+        if not new:
+            return
+
+        def first(number: int) -> list[dict[str, str]]:
+            episode = self.loaded.episode(number, self.deadline)
+            episode.close()
+            return _messages(episode.first)
+
+        with ThreadPoolExecutor(self.together) as pool:
+            self._asked |= dict(zip(new, pool.map(first, new), strict=True))
+
+    def _start(self, row: Any, number: int) -> Start:
+        make: Callable[[], Any]
+        if isinstance(row, int):
+            data, first = self.loaded.tasks(row + 1)[row].data, self._asked[row]
+            fields = {"reference": getattr(data, "answer", None), **data.model_dump(mode="json", exclude_none=True)}
+            fields["prompt"] = first if self.chat else "".join(f"{message['content']}\n" for message in first)
+            make, text = partial(self.loaded.episode, row, self.deadline, first), not self.chat
+        else:
+            fields, text = {"reference": row.get("answer"), **row}, isinstance(row["prompt"], str)
+            if not text:
+                fields["prompt"] = _messages(row["prompt"])
+            make = partial(self.loaded.episode, dict(row), self.deadline)
+        dialogue = Dialogue(make, turns=self.turns, ends=LINE if text else (), concurrency=self.together)
         return Start(f"verifiers:{number}", fields, dialogue)
+
+
+def _messages(messages: Sequence[Any]) -> list[dict[str, str]]:
+    """Roles and texts alone."""
+    return [{"role": str(_role(message)), "content": said(message)} for message in messages]
 
 
 def _role(message: Any) -> Any:
