@@ -31,7 +31,7 @@ import torch
 
 from advantages import RECYCLE, rollouts
 from payoff.advantages.actions import written_out
-from payoff.advantages.arrays import ascending_, changes, clean, positions
+from payoff.advantages.arrays import ascending_, changes, clean, positions, ranks
 from payoff.advantages.stretches import stretches
 from payoff.catalogue import find, index
 from payoff.credit.returns import lambda_return, return_to_go, total
@@ -41,13 +41,22 @@ from payoff.trajectories import Channel, Trajectories
 Contender = Callable[[], Any]
 MARKS = ("<!-- made by benchmarks/advantages_all.py -->", "<!-- end -->")
 OF_PAYMENTS = ("token-rate-baseline", "step-rate-baseline", "prime-rloo", "prime-scale", "igpo")  # these come before the return
-BY_ACTION = ("capo", "optimal-token-baseline", "portool", "turn-grpo", "turn-rloo", "whiten")  # meant for a return-to-go
+BY_ACTION = (
+    "capo",
+    "exact-optimal-token-baseline",
+    "optimal-token-baseline",
+    "portool",
+    "turn-grpo",
+    "turn-rloo",
+    "whiten",
+)  # meant for a return-to-go
 OPTIONS: dict[str, dict[str, Any]] = {
     "grpo": {"convention": "verl"},
     "gpg": {"convention": "verl"},
     "reinforce-plus-plus": {"convention": "verl"},
     "reinforce-plus-plus-baseline": {"convention": "verl"},
-    "optimal-token-baseline": {"align": "position", "squares": "sum_pi_squared"},
+    "exact-optimal-token-baseline": {"align": "position"},
+    "optimal-token-baseline": {"align": "position"},
 }
 VERL = {  # ours -> verl's, and whether it loops over rollouts or groups in Python
     "grpo": ("grpo_vectorized", False),
@@ -60,14 +69,15 @@ VERL = {  # ours -> verl's, and whether it loops over rollouts or groups in Pyth
     "gpg": ("gpg", True),
     "grpo-passk": ("grpo_passk", True),
     "reinforce-plus-plus-baseline": ("reinforce_plus_plus_baseline", True),
-    "optimal-token-baseline": ("optimal_token_baseline", True),
+    "exact-optimal-token-baseline": ("optimal_token_baseline", True),
 }
 READS = {  # besides the reward and where the policy acted
     "aem": ("step", "entropy"),
     "canon": ("entropy",),
     "duration-aware-pg": ("durations",),
     "igpo": ("step",),
-    "optimal-token-baseline": ("old", "sum_pi_squared"),
+    "exact-optimal-token-baseline": ("old", "sum_pi_squared"),
+    "optimal-token-baseline": ("old",),
     "oreal": ("token_scores",),
     "portool": ("step",),
     "step-rate-baseline": ("step",),
@@ -79,11 +89,12 @@ READS = {  # besides the reward and where the policy acted
     "vppo": ("old", "corrupted"),
 }
 FLOORS = {  # operations on [N, T] that the formula asks for, however it is written
-    "aem": ("stretches", "sum", "gather", "mask"),
+    "aem": ("stretches", "step sums", "gather", "mask"),
     "canon": ("mask", "sum", "mask"),
     "capo": ("mask", "sum", "sum", "mask"),
     "dancegrpo": ("ticket", "select", "mask"),
-    "igpo": ("stretches", "sum", "mask"),
+    "igpo": ("stretches", "step sums", "mask"),
+    "exact-optimal-token-baseline": ("mask", "exp", "mask", "cumsum", "mask", "rows", "rows", "rows", "rows", "mask"),
     "optimal-token-baseline": ("mask", "exp", "mask", "cumsum", "mask", "rows", "rows", "rows", "rows", "mask"),
     "oreal": ("mask", "cumsum", "exp", "mask"),
     "portool": ("stretches", "gather", "mask"),
@@ -94,7 +105,7 @@ FLOORS = {  # operations on [N, T] that the formula asks for, however it is writ
     "token-rate-baseline": ("stretches", "mask", "sum", "mask"),
     "turn-grpo": ("stretches", "gather", "gather", "mask"),
     "turn-rloo": ("stretches", "gather", "mask"),
-    "vppo": ("mask", "mask", "exp", "sum", "select", "mask"),
+    "vppo": ("mask", "mask", "expm1", "sum", "select", "mask"),
     "whiten": ("mask", "sum", "sum", "mask"),
 }
 
@@ -185,12 +196,14 @@ def primitives(traj: Trajectories, rounds: int) -> dict[str, float]:
         "sum": lambda: x.sum(1),
         "stretches": lambda: positions(changes(flat)),
         "gather": lambda: parts.spread(each),
+        "step sums": lambda: parts.sums(x),
         "rows": lambda: by_group.index_add(0, group, x),
         "backward": lambda: x.flip(1).cumsum(1).flip(1),
         "cumsum": lambda: x.cumsum(1),
         "exp": x.exp,
+        "expm1": x.expm1,
         "ticket": lambda: (number ^ (number >> 29)) * 31,
-        "select": lambda: ascending_(x.clone()),
+        "select": lambda: ascending_(ranks(x.clone())),
     }
     return timed(runs, rounds)
 

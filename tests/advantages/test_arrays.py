@@ -44,6 +44,15 @@ def test_rows_come_cleaned_or_filled_and_all_of_them_once(spoilt, filled):
     assert torch.equal(seen, torch.where(where, x, 0 if fill is None else fill).double())
 
 
+def test_weights_multiply_what_counts_and_gradients_do_not_meet_what_does_not(spoilt):
+    x, where = spoilt
+    weight = torch.where(where, 0.5, math.nan).to(x.dtype)
+    assert torch.equal(arrays.weighed(x, lambda rows: weight[rows].clone(), where), torch.where(where, x * 0.5, 0))
+    value = x.clone().requires_grad_()
+    arrays.weighed(value, lambda rows: weight[rows], where).sum().backward()
+    assert torch.equal(value.grad, torch.where(where, 0.5, 0.0).to(x.dtype))
+
+
 def test_centred_is_the_difference_and_gradients_do_not_meet_what_does_not_count(spoilt):
     x, where = spoilt
     middle, scale = torch.ones(11, 1, dtype=x.dtype), torch.full((11, 1), 0.5, dtype=x.dtype)
@@ -71,6 +80,7 @@ def test_runs_are_found_and_repeated_in_order():
     at = arrays.positions(begins)
     assert at.tolist() == [0, 2, 5, 6]
     assert torch.equal(arrays.repeated(steps[at], torch.diff(at, append=torch.tensor([7]))), steps)
+    assert arrays.repeated(torch.tensor([1.5, 2.0], dtype=torch.bfloat16), torch.tensor([2, 1])).tolist() == [1.5, 1.5, 2.0]
     numbers = torch.tensor([1.0, 2.0], requires_grad=True)
     arrays.repeated(numbers, torch.tensor([3, 1])).sum().backward()
     assert numbers.grad.tolist() == [3, 1]

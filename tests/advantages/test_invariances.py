@@ -25,6 +25,7 @@ REFUSES = {("credit", "prm-gflownet"), ("credit", "rest-mcts")}
 NEEDED = {  # without which a method refuses these numbers
     ("advantage", "bnpo"): {"low": -40.0, "high": 40.0},
     ("advantage", "duration-aware-pg"): {"of": "times"},
+    ("advantage", "exact-optimal-token-baseline"): {"squares": "times"},
     ("advantage", "max-rl"): {"low": -40.0},
     ("advantage", "vppo"): {"corrupted": "ref"},
     ("credit", "revibranch"): {"importance": "times"},

@@ -71,6 +71,27 @@ def test_both_at_one_are_reinforce_with_plus_and_minus_one_in_every_batch():
     assert both.abs().max() < 1e-18
 
 
+def test_punishing_one_answer_keeps_the_ranking_of_the_others_and_reinforcing_it_presses_them_together():
+    policy = Tabular(4, 1, logits=torch.tensor([[0.4, 0.3, 0.15, 0.15]], dtype=F64).log())
+    drawn = policy.sequences().select(torch.tensor([0]))
+
+    def step(right: float, options: dict) -> torch.Tensor:
+        target = one_sided(column(right, dtype=F64), drawn, **options)
+        return -torch.autograd.grad(policy_gradient(policy.evaluate(drawn), drawn, target).terms.sum(), policy.logits)[0].flatten()
+
+    punished, reinforced = step(0.0, NSR), step(1.0, PSR)
+    # what one lost or won is shared out in proportion to what the others have: 0.3, 0.15 and 0.15
+    torch.testing.assert_close(punished, torch.tensor([-0.6, 0.3, 0.15, 0.15], dtype=F64))
+    torch.testing.assert_close(reinforced, -punished)
+    # the direction of the expected reward itself (times pi of the one drawn) vanishes for an answer that is sure, or never given
+    sizes = []
+    for p in (1e-9, 0.5, 1 - 1e-9):
+        policy = Tabular(4, 1, logits=torch.tensor([[p, *[(1 - p) / 3] * 3]], dtype=F64).log())
+        sizes.append(float(p * step(0.0, NSR).norm()))
+    assert sizes[0] < 1e-8 > sizes[2]
+    assert sizes[1] > 0.2
+
+
 def test_a_batch_with_nothing_of_the_kind_gives_zero():
     found = expected_gradient(POLICY, [term(token_mean, **NSR)], {"x": torch.ones(7, dtype=F64)}, group_size=2)
     assert found.abs().max() == 0

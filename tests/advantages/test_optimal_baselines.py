@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from payoff.advantages.group import leave_one_out, mean_baseline
-from payoff.advantages.optimal_baselines import greedy_baseline, length_weighted_baseline, optimal_token_baseline
+from payoff.advantages.optimal_baselines import (
+    exact_optimal_token_baseline,
+    greedy_baseline,
+    length_weighted_baseline,
+    optimal_token_baseline,
+)
 from payoff.credit.returns import return_to_go, total
 from payoff.exact import bias, exact_gradient, expected_gradient, gradient_covariance
 from payoff.examples import four_answers
@@ -128,6 +133,33 @@ def test_with_two_actions_the_squares_are_not_needed():
         torch.testing.assert_close(*found)
 
 
+def test_the_exact_token_baseline_makes_the_variance_least_and_the_one_without_the_sum_does_not():
+    """Sequences of two actions, as many rows of each as it has sixteenths of probability: the group's means are expectations.
+
+    The score S_t of a prefix has mean 0, so that a number b taken off the return changes the variance of S_t (C_t - b) and not its
+    mean: that variance is a parabola in b.
+    """
+    policy = Tabular(3, 2, logits=torch.tensor([[0.5, 0.25, 0.25], [0.25, 0.25, 0.5], [0.25, 0.5, 0.25], [0.5, 0.25, 0.25]]).log())
+    rows = torch.arange(9).repeat_interleave((16 * policy.probabilities()).round().long())
+    group = policy.sequences().select(rows)
+    group = group.replace(id=torch.arange(16), group=torch.zeros(16, dtype=torch.int64))
+    evaluation = policy.evaluate(group, frozenset({"sum_pi_squared"}))
+    group = group.replace(logp={"old": evaluation.logp.detach()}, extras={**evaluation.more})
+    returns = return_to_go(Channel(drawn(policy)[rows], torch.ones(16, 1, dtype=torch.bool)), group)
+    slope = lambda x: torch.autograd.grad(x, policy.logits, retain_graph=True)[0].flatten()
+    scores = [torch.stack([slope(evaluation.logp[i, : t + 1].sum()) for i in range(16)]) for t in range(2)]
+
+    def variances(found: Channel) -> list[float]:
+        return [float((s * found.value[:, t : t + 1]).var(0, correction=0).sum()) for t, s in enumerate(scores)]
+
+    least = variances(exact_optimal_token_baseline(returns, group))
+    for off in (-0.01, 0.01):
+        around = variances(Channel(exact_optimal_token_baseline(returns, group).value + off, returns.valid))
+        assert all(x > y + 1e-6 for x, y in zip(around, least, strict=True))
+    assert all(x > y + 1e-9 for x, y in zip(variances(optimal_token_baseline(returns, group)), least, strict=True))
+    assert all(x > y for x, y in zip(variances(mean_baseline(returns, group)), least, strict=True))
+
+
 @pytest.mark.parametrize("align", ["action", "position"])
 def test_the_token_baseline_of_the_others_is_unbiased_and_with_oneself_it_is_turned(align):
     reward = drawn(STOPPED)
@@ -211,5 +243,7 @@ def test_several_greedy_answers_are_averaged_and_a_group_without_one_gets_nothin
 def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match=r"needs extras\['greedy'\]"):
         greedy_baseline(column(1, 0, 0, 0), four_answers())
+    with pytest.raises(ValueError, match=r"needs extras\['sum_pi_squared'\]"):
+        exact_optimal_token_baseline(column(1, 0, 0, 0), four_answers())
     with pytest.raises(ValueError, match=r"needs extras\['squares'\]"):
         optimal_token_baseline(column(1, 0, 0, 0), four_answers(), squares="squares")

@@ -39,6 +39,10 @@ def test_a_step_of_several_actions_has_one_share_and_what_was_not_acted_has_none
     traj = dataclasses.replace(scored(torch.tensor([[1.0, 2.0, 3.0]]).repeat(4, 1)), step=steps, mask=tool)
     shared = redistributed(PAID, traj).value
     assert shared[0].tolist() == pytest.approx([0.0, 3.5, 3.5])  # 1 + 2 against 3, at the ends of the two steps
+    within = dataclasses.replace(traj, mask=TRAJ.mask & (torch.arange(3) != 1))  # the tool writes in the midst of the first step
+    assert redistributed(PAID, within).value[0].tolist() == pytest.approx(
+        [0.0, *(7 * torch.tensor([1.0, 3.0]).softmax(0)).tolist()]
+    )
     share = float(torch.sigmoid(torch.tensor(2.0)))  # 3 against 1; the tool's score is not read
     assert shared[2].tolist() == pytest.approx([1.5 * (1 - share), 0.0, 1.5 * share])
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from payoff.advantages.group import grpo
+from payoff.advantages.siblings import against_siblings
 from payoff.credit.returns import total
-from payoff.credit.tree_values import against_siblings, node_values
+from payoff.credit.tree_values import node_values
 from payoff.enumeration import every_sequence, paid
 from payoff.exact import compare, credit_gradient, exact_gradient
 from payoff.policies.tabular import Tabular

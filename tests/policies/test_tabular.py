@@ -92,7 +92,7 @@ def test_items_carry_text_tokens_and_steps():
 
 def test_it_is_a_policy_with_the_offers_it_names():
     policy: Policy = Tabular(3, 2, critic=True, spread=1.0)
-    assert policy.offers == {"entropy", "mean_logp", "logits", "values"}
+    assert policy.offers == {"entropy", "mean_logp", "sum_pi_squared", "logits", "values"}
     traj = policy.sequences()
     more = policy.evaluate(traj, policy.offers).more
     rows = policy.logits[0].log_softmax(1)
@@ -100,6 +100,7 @@ def test_it_is_a_policy_with_the_offers_it_names():
     torch.testing.assert_close(more["logits"], rows[prefix])
     torch.testing.assert_close(more["entropy"], torch.distributions.Categorical(logits=rows).entropy()[prefix])
     torch.testing.assert_close(more["mean_logp"], rows.mean(1)[prefix])
+    torch.testing.assert_close(more["sum_pi_squared"], rows.softmax(1).square().sum(1)[prefix])
     assert more["values"].shape == (9, 3)
     with pytest.raises(ValueError, match="offers"):
         Tabular(3, 2).evaluate(traj, frozenset({"values"}))

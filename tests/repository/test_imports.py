@@ -14,7 +14,7 @@ FOUNDATION = {
 }
 ROOMS = {"signals", "models", "shaping", "credit", "advantages", "losses", "sampling", "search", "design"}
 MAY_ALSO = {  # room -> rooms it may use besides its own
-    "signals": {"models", "sandbox"},
+    "signals": {"models", "sandbox", "foreign"},
     "models": {"losses"},
     "design": {"sandbox"},
 }
@@ -93,7 +93,7 @@ ROW_BLOCKS = {  # of a thousand rows each, so that they stay in cache
     "range(0, groups, some)",
     "range(0, max(len(x), 1), rows)",
     "row_blocks(traj)",
-    "zip(cuts, ends, _bounds(rows, width, n), strict=True)",
+    "_sets_of(traj, apart=not value.requires_grad)",
 }
 
 

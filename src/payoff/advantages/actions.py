@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from payoff.advantages.arrays import blocks, cleaned, written
-from payoff.sets import Over, sets, statistics, sums
+from payoff.advantages.arrays import blocks, both, cleaned, plain, written
+from payoff.sets import Over, members_of, sets, sums
 from payoff.trajectories import Channel, Trajectories
 
 _WORD = 8  # bytes that are counted at once
@@ -45,9 +45,9 @@ def action_statistics(channel: Channel, traj: Trajectories, over: Over, *, ddof:
     known = known_actions(channel, traj)
     count = row_counts(known)[:, None].double()
     here = count > 0
-    some = torch.where(here, channel.value.detach().expand(traj.mask.shape).gather(1, first_true(known)[:, None]), 0)
-    member = statistics(some, key, here).low.to(channel.value.dtype)
-    off, squares = _distances(channel, known, count, member, traj)
+    some = channel.value.detach().expand(traj.mask.shape).gather(1, first_true(known)[:, None])
+    member = greatest(some, key, here)
+    off, squares = _distances(channel, known, count, member)
     number, squares = sums(count, key), sums(squares, key)
     equal = squares == 0
     shift = sums(off, key) / number.clamp(min=1)
@@ -62,14 +62,14 @@ def known_actions(channel: Channel, traj: Trajectories) -> Bool[Tensor, "N T"]:
     """The policy's own actions that have a verdict."""
     if channel.valid.shape[1] == 1 and channel.valid.all():
         return traj.own
-    return traj.own & channel.valid
+    return both(traj.own, channel.valid)
 
 
 def known_positions(channel: Channel, traj: Trajectories) -> Bool[Tensor, "N T"]:
     """The positions that exist and have a verdict."""
     if channel.valid.shape[1] == 1 and channel.valid.all():
         return traj.exists
-    return traj.exists & channel.valid
+    return both(traj.exists, channel.valid)
 
 
 def written_out(channel: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
@@ -86,6 +86,18 @@ def written_out(channel: Channel, traj: Trajectories) -> Float[Tensor, "N T"]:
             [-0.5000,  0.0000,  0.0000]])
     """
     return channel.value if channel.value.shape == traj.mask.shape else written(channel.value, traj.mask)
+
+
+def greatest(x: Float[Tensor, "*shape"], key: Int[Tensor, "*shape"], where: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The largest of the set each entry belongs to, counting only `where`; 0 where nothing counts.
+
+    >>> greatest(torch.tensor([1.0, 2.0, 5.0]), torch.tensor([0, 0, 1]), torch.tensor([True, True, False]))
+    tensor([2., 2., 0.])
+    """
+    members = members_of(key)
+    given = members.arranged(torch.where(where, x, -torch.inf))
+    found = members.greatest(given)
+    return members.of(torch.where(found > -torch.inf, found, 0)).expand(given.shape).reshape(x.shape)
 
 
 def row_counts(mask: Bool[Tensor, "N T"]) -> Int[Tensor, " N"]:
@@ -129,16 +141,19 @@ def row_means(x: Float[Tensor, "N T"], where: Bool[Tensor, "N T"], traj: Traject
 
 
 def _distances(
-    channel: Channel, known: Bool[Tensor, "N T"], count: Float[Tensor, "N 1"], member: Float[Tensor, "N 1"], traj: Trajectories
+    channel: Channel, known: Bool[Tensor, "N T"], count: Float[Tensor, "N 1"], member: Float[Tensor, "N 1"]
 ) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
     """Sums of x - member and of its square over each trajectory's known own actions, float64."""
     if channel.value.shape[1] == channel.valid.shape[1] == 1:
         off = torch.where(count > 0, channel.value.double() - member.double(), 0)
         return count * off, count * off.square()
-    parts = []
-    for rows, x in cleaned(channel.value.expand(known.shape), known, torch.float64, fill=member):
-        off = x - member[rows] if x.requires_grad else x.sub_(member[rows])
-        first = off.sum(1, keepdim=True)
-        parts.append(torch.stack([first, (off * off if off.requires_grad else off.mul_(off)).sum(1, keepdim=True)]))
-    first, squares = torch.cat(parts, 1)
-    return first, squares
+    x = channel.value.expand(known.shape)
+    if not plain(x):
+        off = torch.where(known, x, member).double() - member.double()
+        return off.sum(1, keepdim=True), off.square().sum(1, keepdim=True)
+    found = member.new_empty(2, len(x), 1, dtype=torch.float64)
+    for rows, part in cleaned(x, known, torch.float64, fill=member):
+        off = part.sub_(member[rows])
+        found[0, rows] = off.sum(1, keepdim=True)
+        found[1, rows] = off.mul_(off).sum(1, keepdim=True)
+    return found[0], found[1]

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from payoff.advantages.actions import greatest
 from payoff.catalogue import method
-from payoff.sets import rank, sets, statistics
+from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
 
 _MOST = 1e6  # a pass rate far out in the tails has a density of 0
@@ -78,8 +79,8 @@ def _fitted(
     rate: Float[Tensor, " N"], compared: Bool[Tensor, " N"], traj: Trajectories
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
     """alpha and beta of the batch each row is in; every group counts once, by its first member."""
-    group = sets(traj, "group")[:, 0]
-    one = compared & (rank(torch.zeros_like(rate), group, compared, traj.id) == 0)
+    row = torch.arange(len(rate), dtype=rate.dtype, device=rate.device)
+    one = compared & (greatest(row, sets(traj, "group")[:, 0], compared) == row)
     batch = statistics(rate, sets(traj, "batch")[:, 0], one, ddof=1)
     m, v = batch.mean, batch.std.square()
     some = v > _SAME
@@ -90,5 +91,7 @@ def _fitted(
 
 def _density(p: Float[Tensor, " N"], a: Float[Tensor, " N"], b: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
     """Beta(p; a, b), also at the ends."""
+    if bool((a == a[:1]).all() & (b == b[:1]).all()):  # one batch
+        a, b = a[:1], b[:1]
     constant = torch.lgamma(a + b) - torch.lgamma(a) - torch.lgamma(b)
     return (constant + torch.xlogy(a - 1, p) + torch.xlogy(b - 1, 1 - p)).exp()

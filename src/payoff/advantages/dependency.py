@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts
-from payoff.advantages.arrays import ascending_, keep_, written
+from payoff.advantages.arrays import ascending_, both, keep_, ranks, written
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -58,16 +58,17 @@ def context_dependency(
     count = row_counts(traj.own)
     total, kept = _dependent(traj.logp[corrupted].detach(), traj.logp["old"].detach(), (share * count - 1e-9).ceil().long(), traj)
     mean = total / count.clamp(min=1)
-    takes_part = row_counts(known_actions(channel, traj)) > 0
+    known = known_actions(channel, traj)
+    takes_part = (count if known is traj.own else row_counts(known)) > 0
     batch = sets(traj, "batch")[:, 0]
     found = statistics(mean, batch, takes_part)
     wide = (found.count >= 2) & (found.high - found.low >= _NARROWEST)
     z = torch.where(wide, (mean - found.low) / (found.high - found.low).clamp(min=_NARROWEST), 0)
     usual = statistics(z, batch, takes_part).mean
     weight = torch.where(wide, least + z * (1 - least) / usual.clamp(min=1e-12), 1)
-    value, here = channel.value * weight[:, None].to(channel.value.dtype), kept & known_positions(channel, traj)
+    value, here = channel.value * weight[:, None].to(channel.value.dtype), both(kept, known_positions(channel, traj))
     value = written(value, here) if value.shape[1] == 1 else keep_(value, here)
-    valid = channel.valid if rest == "zero" else channel.valid & kept
+    valid = channel.valid if rest == "zero" else both(channel.valid, kept)
     return Channel(value, valid, channel.reasons)
 
 
@@ -77,13 +78,13 @@ def _dependent(
     """The sum of S over each row's own actions, float64, and its `wanted` own actions of largest S, among equals the first ones."""
     total = torch.zeros(len(traj), dtype=torch.float64, device=traj.device)
     kept = torch.empty_like(traj.own)
+    place = (traj.width - wanted).clamp(max=traj.width - 1)[:, None]
     for rows in row_blocks(traj):
         own, number = traj.own[rows], wanted[rows, None]
         distance = keep_(corrupted[rows] - old[rows], own).clamp_(-_FARTHEST, _FARTHEST)
         dependency = torch.expm1(distance).sub_(distance).clamp_(0, _LARGEST)  # 0 where it is not the policy's own
         total[rows] = dependency.sum(1, dtype=torch.float64)
-        ranked = ascending_(distance.copy_(dependency))
-        least = ranked.gather(1, (traj.width - number).clamp(max=traj.width - 1))
+        least = ascending_(ranks(distance.copy_(dependency))).gather(1, place[rows]).view(dependency.dtype)
         chosen = torch.ge(dependency, least, out=kept[rows]).logical_and_(own)
         crowded = (row_counts(chosen) > number[:, 0]).nonzero().squeeze(1)
         if len(crowded):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_counts
-from payoff.advantages.arrays import cleaned, keep_
+from payoff.advantages.arrays import apart, clean, cleaned, weighed
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
@@ -36,20 +40,19 @@ def duration_weighted(channel: Channel, traj: Trajectories, *, of: str = "durati
     if of not in traj.extras:
         raise ValueError(f"duration_weighted: needs traj.extras[{of!r}] [N, T], how long every action took")
     counts, dtype = known_actions(channel, traj), channel.value.dtype
-    taken = traj.extras[of].detach()
-    one = torch.ones(len(traj), 1, dtype=taken.dtype, device=traj.device)
-    number, total = row_counts(counts).sum(), torch.zeros((), dtype=torch.float64, device=traj.device)
-    for _, part in cleaned(taken, counts, torch.float64, fill=one):
-        if not 0 < float(part.min()) <= float(part.max()) < torch.inf:  # NaN is no such number either
-            raise ValueError(f"duration_weighted: the durations of the actions in {of!r} must be positive and finite")
-        total += part.sum()
-    mean = (total - (counts.numel() - number)) / number.clamp(min=1)  # what does not count was a 1 each
-    mean = torch.where(number > 0, mean, 1)
-    here, value = known_positions(channel, traj), channel.value.expand(counts.shape)
-    if value.requires_grad:
-        weight = torch.where(counts, taken.double() / mean, 1).to(dtype)
-        return channel._replace(value=torch.where(here, value * weight, 0))
-    result = torch.empty(counts.shape, dtype=dtype, device=traj.device)
-    for rows, part in cleaned(taken, counts, torch.float64, fill=one * mean.to(taken.dtype)):
-        keep_(result[rows].copy_(part.div_(mean)).mul_(value[rows]), here[rows])
-    return channel._replace(value=result)
+    taken, number = traj.extras[of].detach(), int(row_counts(counts).sum())
+    total, positive = 0.0, 0
+    for _, part in cleaned(taken, counts, taken.dtype):
+        total += float(part.sum(dtype=torch.float64))
+        positive += int(row_counts(part > 0).sum())
+    if positive < number or not total < math.inf:  # NaN is no such number either
+        raise ValueError(f"duration_weighted: the durations of the actions in {of!r} must be positive and finite")
+    mean, here = total / number if number else 1.0, known_positions(channel, traj)
+    rest = apart(here, counts)
+
+    def weight(rows: slice) -> Float[Tensor, "n T"]:
+        if rest is None:
+            return torch.div(taken[rows], mean).to(dtype)
+        return clean(taken[rows], counts[rows]).div_(mean).to(dtype).add_(rest[rows])
+
+    return channel._replace(value=weighed(channel.value, weight, here))

@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from payoff.advantages.actions import known_positions, row_blocks, row_counts, row_means
-from payoff.advantages.arrays import ascending_, keep_, written
+from payoff.advantages.actions import known_positions, row_blocks, row_counts
+from payoff.advantages.arrays import ascending_, both, clean, weighed
 from payoff.advantages.normalise import standardise
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
@@ -64,8 +64,8 @@ def dancegrpo(channel: Channel, traj: Trajectories, *, fraction: float = 0.6, bo
     compared = _bounded("dancegrpo", standardise(channel, traj, ddof=1, eps=1e-8), bound)
     if fraction == 1:
         return compared
-    valid = compared.valid & _share(traj, fraction)
-    value = written(compared.value, valid) if compared.value.shape[1] == 1 else torch.where(valid, compared.value, 0)
+    valid = both(compared.valid, _share(traj, fraction))
+    value = clean(compared.value.expand(valid.shape), valid)
     return Channel(value, valid, compared.reasons)
 
 
@@ -92,15 +92,16 @@ def noise_weighted(channel: Channel, traj: Trajectories) -> Channel:
     """
     if "std" not in traj.extras:
         raise ValueError('noise_weighted: needs traj.extras["std"] [N, T], the noise of every step')
-    std = keep_(traj.extras["std"].to(channel.value.dtype, copy=True), traj.exists).clamp_(min=0)
-    noisy = std > 0
-    mean = row_means(std, noisy, traj)[:, None]
-    weight = std.div_(torch.where(mean > 0, mean, 1).to(std.dtype))
-    if not (mean > 0).all():
-        weight = torch.where(mean > 0, weight, 1)
-    here, value = known_positions(channel, traj), channel.value
-    value = value * weight if value.requires_grad else weight.mul_(value)
-    return Channel(keep_(value, here), channel.valid, channel.reasons)
+    std = traj.extras["std"].to(channel.value.dtype)
+
+    def weight(rows: slice) -> Float[Tensor, "n T"]:
+        noise = clean(std[rows], traj.exists[rows]).clamp_(min=0)
+        number = row_counts(noise > 0)[:, None]
+        mean = noise.sum(1, keepdim=True, dtype=torch.float64) / number.clamp(min=1)
+        noise.div_(torch.where(number > 0, mean, 1).to(noise.dtype))
+        return noise if bool(number.all()) else torch.where(number > 0, noise, 1)
+
+    return channel._replace(value=weighed(channel.value, weight, known_positions(channel, traj)))
 
 
 def _bounded(name: str, channel: Channel, bound: float) -> Channel:

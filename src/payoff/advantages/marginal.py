@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from payoff.advantages.actions import greatest
 from payoff.catalogue import method
-from payoff.sets import rank, sets, statistics
+from payoff.sets import rank, sets, sums
 from payoff.trajectories import Channel, Trajectories, at_start, constant
 
 
@@ -32,11 +33,10 @@ def without_it(channel: Channel, traj: Trajectories) -> Channel:
     top = known & (rank(number, key, known, traj.id) == 0)
     others = known & ~top
     # From the top of its set everyone else's sum is lost to rounding, so its others are added up by themselves.
-    high, second = statistics(x, key, known).high, statistics(x, key, others).high
-    count, above = statistics((x - high).exp(), key, known), statistics((x - second).exp(), key, others)
-    g = count.count
-    whole = (count.mean * g).clamp(min=1e-300)
-    left = torch.where(top, above.mean * above.count, whole - (x - high).exp()).clamp(min=1e-300)
+    high, second = greatest(x, key, known), greatest(x, key, others)
+    share = torch.where(known, (x - high).exp(), 0)
+    g, whole = sums(known.double(), key), sums(share, key).clamp(min=1e-300)
+    left = torch.where(top, sums(torch.where(others, (x - second).exp(), 0), key), whole - share).clamp(min=1e-300)
     without = torch.where(top, second, high) + (left / (g - 1).clamp(min=1)).log()
     value = torch.where(known & (g > 1), high + (whole / g.clamp(min=1)).log() - without, 0)
     return constant(value.to(channel.value.dtype), known, channel.reasons)

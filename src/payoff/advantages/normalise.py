@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import ActionStatistics, action_statistics, known_positions
-from payoff.advantages.arrays import centred
+from payoff.advantages.arrays import blocks, both, centred
 from payoff.advantages.stretches import Stretches, stretches
 from payoff.catalogue import method
 from payoff.sets import Over, SetStatistics, sets, statistics
@@ -131,13 +131,20 @@ def _apply(
     # On [N, T] in the input's dtype: b of equal numbers is their value in any.
     silenced, divided = bool(silent.any()), bool((divisor != 1).any())
     middle, scale = middle.to(dtype), divisor.reciprocal().to(dtype) if divided else None
-    if parts is not None:
-        each = lambda x: parts.spread(parts.of_step(x))
-        middle, scale, silent = each(middle), None if scale is None else each(scale), each(silent) if silenced else silent
     here = known_positions(channel, traj)
-    if silenced:
-        here = here & ~silent
-    result = centred(channel.value, middle, here, scale, out=None if parts is None else middle)
+    if parts is None:
+        here = both(here, ~silent) if silenced else here
+        return Channel(centred(channel.value, middle, here, scale), channel.valid, channel.reasons)
+    here = both(here, parts.spread(parts.of_step(~silent))) if silenced else here
+    each = [parts.of_step(x) for x in (middle, scale) if x is not None]
+    if any(x.requires_grad for x in (channel.value, *each)):
+        middle, *divisors = (parts.spread(x) for x in each)
+        return Channel(centred(channel.value, middle, here, *divisors), channel.valid, channel.reasons)
+    value = channel.value.expand(here.shape)
+    result = torch.empty(here.shape, dtype=dtype, device=traj.device)
+    for rows in blocks(result):
+        baseline, *factors = (parts.spread(x, rows) for x in each)
+        centred(value[rows], baseline, here[rows], *factors, out=result[rows])
     return Channel(result, channel.valid, channel.reasons)
 
 
@@ -199,7 +206,8 @@ def _entries(
         return number, known, sets(traj, over).expand(acts.shape)
     if ended != "absent":
         last = torch.where(acts, steps, -1).amax(1, keepdim=True)
-        over_by_then = (steps > traj.step.amax(1, keepdim=True)) & (last >= 0) & known.gather(1, last.clamp(min=0))
+        reached = torch.where(parts.last_positions() >= 0, steps, -1).amax(1, keepdim=True)
+        over_by_then = (steps > reached) & (last >= 0) & known.gather(1, last.clamp(min=0))
         if ended == "carried":
             number = torch.where(over_by_then, number.gather(1, last.clamp(min=0)), number)
         known = known | over_by_then
@@ -213,7 +221,7 @@ def _step_starts(
     """(number, acts, known) of every step: a credit's number for it, its value at the first action taken in it (0 if unknown)."""
     first = parts.first_actions()
     acts, at = first < traj.width, first.clamp(max=traj.width - 1)
-    known = acts & channel.valid.expand(traj.mask.shape).gather(1, at)
+    known = acts & (channel.valid if channel.valid.shape[1] == 1 else channel.valid.gather(1, at))
     return torch.where(known, channel.value.expand(traj.mask.shape).gather(1, at), 0), acts, known
 
 

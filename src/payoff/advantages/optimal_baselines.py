@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 import torch
@@ -9,12 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_counts
-from payoff.advantages.arrays import ENTRIES, centred, clean, cleaned, keep_
+from payoff.advantages.arrays import ENTRIES, centred
 from payoff.catalogue import method
 from payoff.sets import Blocks, Scattered, members_of, sets, statistics
 from payoff.trajectories import Channel, Trajectories, at_start
 
 Own = Literal["included", "left-out"]
+_BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_FLOATS = {bits: dtype for dtype, bits in _BITS.items()}
+_LOG2_E = 1 / math.log(2)
 _LEAST = 1e-12  # what an action that could not have been another still weighs, so that a mean over such actions is a plain one
 
 
@@ -104,24 +109,61 @@ def optimal_token_baseline(
     dtype = torch.float64 if own == "left-out" else torch.promote_types(channel.value.dtype, torch.float32)
     s = None if squares is None else traj.extras.get(squares)
     if squares is not None and (s is None or s.shape != traj.mask.shape):
-        found = "none" if s is None else f"shape {list(s.shape)}"
-        raise ValueError(f"optimal_token_baseline: needs extras[{squares!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
-    known = known_actions(channel, traj)
-    weight = _energies(traj, None if s is None else s.detach(), known, dtype)
-    value = clean(channel.value.expand(known.shape), known).to(dtype)
-    place = _numbers(traj) if align == "action" else None
-    if place is None:
-        result = _less_means(value, weight, known, traj, own)
-    else:  # every row's actions side by side, so that those of one number lie in one column
-        move = lambda x: torch.zeros_like(x).scatter_add_(1, place, x)
-        moved = move(weight)
-        result = _less_means(move(value), moved, moved > 0, traj, own).gather(1, place)
-        result = torch.where(known, result, 0)
-    result = result.to(channel.value.dtype)
-    apart = known_positions(channel, traj) & ~traj.own
-    if bool(apart.any()):
+        what = "none" if s is None else f"shape {list(s.shape)}"
+        raise ValueError(f"optimal_token_baseline: needs extras[{squares!r}] [N, T] = {list(traj.mask.shape)}, found {what}")
+    known, value = known_actions(channel, traj), channel.value.expand(traj.mask.shape)
+    whole = bool((row_counts(traj.own) == traj.length).all())  # every position is an own action
+    place = None if whole or align == "position" else _numbers(traj)
+    result = torch.empty(traj.mask.shape, dtype=channel.value.dtype, device=traj.device)
+    for rows, members in _sets_of(traj, apart=not value.requires_grad):
+        here = acted = _bits(known[rows], dtype)
+        if known is not traj.own:
+            acted = _bits(traj.own[rows], dtype)
+        weight = _energies(traj.logp["old"][rows].detach(), None if s is None else s[rows].detach(), acted, gaps=not whole)
+        weight = _kept(weight, here, out=weight)
+        x = torch.where(known, value, 0).to(dtype) if value.requires_grad else _kept(value[rows], here)
+        if place is None:
+            found = _less_mean(x, weight, here, members, own)
+        else:  # every row's actions side by side, so that those of one number lie in one column
+            move = lambda y, at=place[rows]: torch.zeros_like(y).scatter_add_(1, at, y)
+            found = _less_mean(move(x), move(weight), move(here), members, own).gather(1, place[rows])
+        if value.requires_grad:
+            result = torch.where(known, found, 0).to(result.dtype)
+        else:
+            _kept(found, here, out=result[rows])
+    apart = None if whole else known_positions(channel, traj) & ~traj.own
+    if apart is not None and bool(apart.any()):
         result = torch.where(apart, channel.value, result)
     return Channel(result, channel.valid, channel.reasons)
+
+
+@method("exact-optimal-token-baseline", kind="advantage", paper="PMLR:v306-li26hy", needs=("old", "sum_pi_squared"), sees="group")
+def exact_optimal_token_baseline(
+    channel: Channel,
+    traj: Trajectories,
+    *,
+    own: Own = "included",
+    align: Literal["action", "position"] = "action",
+    squares: str = "sum_pi_squared",
+) -> Channel:
+    """`optimal-token-baseline` with the sum of pi^2 over all that could have been done, as the policy gives it (OTB).
+
+    A_t = C_t - sum_j W_jt C_jt / sum_j W_jt, W_jt = sum_{i <= t} (1 - 2 pi_ji + sum_v pi_ji(v)^2): W is the squared norm of the
+    gradient of log pi(a_1 .. a_t) by the logits of all its actions, and of all numbers b that could be subtracted at t for the
+    whole of the rollouts at hand the mean so weighed makes sum_j W_jt (C_jt - b)^2 least.
+
+    Reads logp["old"] and extras[squares] [N, T], of the policy that acted; language models, which have no such extra of their
+    own accord, compute it at one more pass over the logits. Options and degenerate cases as in `optimal-token-baseline`.
+
+    >>> from payoff.examples import four_answers
+    >>> half = torch.full((4, 3), 0.5)  # two actions alike: 1 - 1 + 1/2 each
+    >>> traj = four_answers().replace(logp={"old": half.log()}, extras={"sum_pi_squared": half})
+    >>> credit = Channel(torch.tensor([[1.0], [0.0], [0.7], [0.7]]), torch.ones(4, 1, dtype=torch.bool))
+    >>> exact_optimal_token_baseline(credit, traj).value[:2]
+    tensor([[ 0.5000,  0.5000,  1.0000],
+            [-0.5000, -0.5000,  0.0000]])
+    """
+    return optimal_token_baseline(channel, traj, own=own, align=align, squares=squares)
 
 
 @method("remax", kind="advantage", paper="arXiv:2310.10505", sees="group")
@@ -159,51 +201,67 @@ def greedy_baseline(channel: Channel, traj: Trajectories, *, greedy: str = "gree
 
 
 def _energies(
-    traj: Trajectories, squares: Float[Tensor, "N T"] | None, known: Bool[Tensor, "N T"], dtype: torch.dtype
-) -> Float[Tensor, "N T"]:
-    """W of every known action, 0 elsewhere."""
-    result = torch.empty(known.shape, dtype=dtype, device=traj.device)
-    for rows, pi in cleaned(traj.logp["old"].detach(), traj.own, dtype):
-        pi.exp_()
-        energy = torch.zeros_like(pi)
-        if squares is not None:  # the sum is at least pi^2: what is said to be less is rounding
-            energy = torch.where(traj.own[rows], squares[rows], 1).to(dtype).addcmul_(pi, pi, value=-1).clamp_(min=0)
-        pi.neg_().add_(1)
-        energy.addcmul_(pi, pi).clamp_(min=_LEAST)
-        keep_(torch.cumsum(keep_(energy, traj.own[rows]), 1, out=result[rows]), known[rows])
-    return result
+    logp: Float[Tensor, "n T"], squares: Float[Tensor, "n T"] | None, acted: Int[Tensor, "n T"], *, gaps: bool
+) -> Float[Tensor, "n T"]:
+    """The sum of 1 - 2 pi + s over the row's actions up to each; beyond the last anything.
+
+    gaps: something that is no action may stand before one
+    """
+    dtype = _FLOATS[acted.dtype]
+    # Of numbers only: the exponential of NaN takes five times as long. That of base 2 takes half as long as the other.
+    pi = _kept(logp, acted).mul_(_LOG2_E).exp2_()
+    energy = pi.neg_().add_(1).square_() if squares is None else torch.add(squares.to(dtype), pi, alpha=-2, out=pi).add_(1)
+    energy.clamp_(min=_LEAST)
+    if gaps:  # or else what is no action comes last, where sums no longer matter
+        _kept(energy, acted, out=energy)
+    return energy.cumsum(1)
 
 
-def _less_means(
-    value: Float[Tensor, "N T"], weight: Float[Tensor, "N T"], here: Bool[Tensor, "N T"], traj: Trajectories, own: Own
-) -> Float[Tensor, "N T"]:
-    """Each value less the weighted mean of its group's in the same column; what is not here takes no part, and stays 0."""
+def _bits(where: Bool[Tensor, "n T"], dtype: torch.dtype) -> Int[Tensor, "n T"]:
+    """All bits of a number of this dtype set where it counts, none elsewhere: -1 and 0."""
+    return where.view(torch.int8).to(_BITS[dtype]).neg_()
+
+
+def _kept(x: Float[Tensor, "n T"], bits: Int[Tensor, "n T"], *, out: Float[Tensor, "n T"] | None = None) -> Float[Tensor, "n T"]:
+    """x, and 0 where no bits are whatever lies there (NaN too), in the dtype of those bits; into `out`, in its own."""
+    dtype = _FLOATS[bits.dtype]
+    found = x.to(dtype).view(bits.dtype)
+    if out is None:
+        return torch.bitwise_and(found, bits).view(dtype)
+    if out.dtype != dtype:
+        return out.copy_(torch.bitwise_and(found, bits).view(dtype))
+    torch.bitwise_and(found, bits, out=out.view(bits.dtype))
+    return out
+
+
+def _sets_of(traj: Trajectories, *, apart: bool) -> Iterator[tuple[slice, Blocks | Scattered]]:
+    """Rows and the groups they make up: some whole groups at a time where they come one after another, else all at once."""
     members = members_of(sets(traj, "group")[:, 0])
-    if not isinstance(members, Blocks) or value.requires_grad:
-        return _less_mean(value, weight, here, members, own)
+    if not isinstance(members, Blocks) or not apart:
+        yield slice(None), members
+        return
     groups, size, _ = members.shape
-    result = torch.empty_like(value)
     some = max(1, ENTRIES // max(size * traj.width, 1))
-    for start in range(0, groups, some):  # whole groups
-        part = members._replace(shape=(min(some, groups - start), size, 1))
-        rows = slice(start * size, (start + some) * size)
-        result[rows] = _less_mean(value[rows], weight[rows], here[rows], part, own)
-    return result
+    for start in range(0, groups, some):
+        here = min(some, groups - start)
+        yield slice(start * size, (start + here) * size), members._replace(shape=(here, size, 1))
 
 
 def _less_mean(
-    value: Float[Tensor, "n T"], weight: Float[Tensor, "n T"], here: Bool[Tensor, "n T"], members: Blocks | Scattered, own: Own
+    value: Float[Tensor, "n T"], weight: Float[Tensor, "n T"], here: Int[Tensor, "n T"], members: Blocks | Scattered, own: Own
 ) -> Float[Tensor, "n T"]:
-    """What nobody else has a counterpart for keeps its value: its distance of 0 and the member's, which is its own.
+    """Each value less the weighted mean of its set's in the same column; what is not here (0, and weighs 0) takes no part.
 
-    Means are of distances from one member's value, exactly 0 where all are equal.
+    Means are of distances from one member's value, exactly 0 where all are equal. What nobody else has a counterpart for keeps
+    its value: its distance of 0 and the member's, which is its own.
     """
     of = members.of
-    x, w, one = (members.arranged(y) for y in (value, weight, here.view(torch.uint8).to(value.dtype)))
-    count = members.sum(one)
-    member = members.least(torch.where(members.arranged(here), x.detach(), torch.inf))
-    member = torch.where(count > 0, member, 0)
-    off = (x - of(member)) * one
+    x, w = members.arranged(value), members.arranged(weight)
+    bits = members.arranged(here)
+    count = -(bits.sum(1, keepdim=True, dtype=here.dtype) if isinstance(members, Blocks) else members.sum(bits))
+    # The common value where all are equal, whether or not zeros stand for members that are not here.
+    member = members.greatest(x.detach()).clamp_(min=0).add_(members.least(x.detach()).clamp_(max=0))
+    off = x - of(member) if x.requires_grad else x.sub_(of(member))
     total, paid = members.sum(w), w * off
     total_paid = members.sum(paid)
     if own == "included":
@@ -211,7 +269,7 @@ def _less_mean(
     else:
         left = of(total) - w
         mean = torch.where((of(count) > 1) & (left > 0), (of(total_paid) - paid) / left, -of(member))
-    return ((off - mean) * one + 0.0).reshape(value.shape)  # + 0 makes -0 a 0
+    return (off - mean if x.requires_grad else off.sub_(mean)).reshape(value.shape)
 
 
 def _numbers(traj: Trajectories) -> Int[Tensor, "N T"] | None:

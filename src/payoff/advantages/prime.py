@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts, row_means
-from payoff.advantages.arrays import centred, clean
+from payoff.advantages.arrays import apart, centred, clean, keep_, plain
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -27,8 +25,18 @@ def unit_return(channel: Channel, traj: Trajectories, *, eps: float = 1e-6) -> C
     >>> unit_return(paid, four_answers(), eps=0.0).value[0]
     tensor([ 0.2000, -0.4000,  1.0000])
     """
-    paid = clean(channel.value.expand(traj.mask.shape), known_positions(channel, traj))
-    row = torch.cat([_largest_return(paid[rows], traj.own[rows]) for rows in row_blocks(traj)])[:, None]
+    value, known = channel.value.expand(traj.mask.shape), known_positions(channel, traj)
+    others_acted = apart(known, traj.own) is not None  # elsewhere returns beyond what is known are 0, and need no masking
+    if plain(value):
+        paid = torch.empty(value.shape, dtype=value.dtype)
+        parts = []
+        for rows in row_blocks(traj):
+            part = clean(value[rows], known[rows], out=paid[rows]).flip(1).cumsum_(1).abs_()
+            parts.append((keep_(part, traj.own[rows].flip(1)) if others_acted else part).amax(1, keepdim=True))
+        row = torch.cat(parts)
+    else:
+        paid = torch.where(known, value, 0)
+        row = torch.where(traj.own, paid.flip(1).cumsum(1).flip(1).abs(), 0).amax(1, keepdim=True)
     largest = statistics(row, sets(traj, "batch"), torch.ones_like(row, dtype=torch.bool)).high + eps
     largest = torch.where(largest > 0, largest, 1).to(paid.dtype)
     paid = paid / largest if paid.requires_grad or largest.requires_grad else paid.div_(largest)
@@ -62,13 +70,7 @@ def token_leave_one_out(channel: Channel, traj: Trajectories) -> Channel:
     dtype = channel.value.dtype
     factor = torch.where(others > 0, found.count / others.clamp(min=1), 0)[:, None].to(dtype)
     result = centred(channel.value, found.mean[:, None].to(dtype), known, factor)
-    apart = known_positions(channel, traj) & ~traj.own
-    if bool(apart.any()):
-        result = torch.where(apart, channel.value, result)
+    others_own = apart(known_positions(channel, traj), traj.own)
+    if others_own is not None:
+        result = torch.where(others_own, channel.value, result)
     return Channel(result, channel.valid, channel.reasons)
-
-
-def _largest_return(paid: Float[Tensor, "n T"], own: Bool[Tensor, "n T"]) -> Float[Tensor, " n"]:
-    if paid.requires_grad:
-        return torch.where(own, paid.flip(1).cumsum(1).flip(1).abs(), 0).amax(1)
-    return paid.flip(1).cumsum_(1).abs_().mul_(own.flip(1).view(torch.uint8)).amax(1)

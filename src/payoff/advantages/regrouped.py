@@ -10,7 +10,7 @@ from torch import Tensor
 
 from payoff.advantages.actions import row_counts, row_means
 from payoff.catalogue import method
-from payoff.sets import rank, sets, statistics
+from payoff.sets import rank, sets, statistics, sums
 from payoff.trajectories import Channel, Trajectories, at_start
 
 Between = float | Literal["accuracy", "inaccuracy"]
@@ -80,7 +80,7 @@ def _compared(
         raise ValueError(f"{where}: asymmetry must lie in 0..1, got {asymmetry}")
     credit, known = at_start(channel, traj)
     group = sets(traj, "group")[:, 0]
-    count = statistics(trait, group, known).count
+    count = sums(known.double(), group)
     upper = known & (rank(trait, group, known, traj.id) < torch.ceil(count / 2))
     low, high = (statistics(credit, group, known & half) for half in (~upper, upper))
     own, other = torch.where(upper, high.mean, low.mean), torch.where(upper, low.mean, high.mean)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from operator import itemgetter
+import itertools
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
@@ -45,23 +43,19 @@ def role_wise(
     tensor([[ 1.,  0., -1.,  0.]])
     """
     number, known = at_start(channel, traj)
-    items = traj.items or [{}] * len(traj)
-    named = [(str(item.get(role, "")), str(item.get(task, ""))) for item in items]
-    who, what = _numbered(map(itemgetter(0), named), traj), _numbered(named, traj)
-    wide = torch.tensor([one[0] in over_batch for one in named], dtype=torch.bool, device=traj.device)
-    # Of two parts each: which batch and what for those over the batch, which group and who for the others.
-    parts = torch.where(
-        wide[:, None], torch.stack([sets(traj, "batch")[:, 0], what], 1), torch.stack([sets(traj, "group")[:, 0], who], 1)
-    )
-    key = torch.cat([wide[:, None].long(), parts], 1).unique(dim=0, return_inverse=True)[1]
+    key = sets(traj, "group")[:, 0]
+    if traj.items or "" in over_batch:
+        items = traj.items or [{}] * len(traj)
+        named = [(str(item.get(role, "")), str(item.get(task, ""))) for item in items]
+        roles, tasks = (dict(zip(dict.fromkeys(part), itertools.count())) for part in ([who for who, _ in named], named))
+        of = lambda numbers: torch.tensor(numbers, dtype=torch.int64, device=traj.device)
+        wide = of([who in over_batch for who, _ in named]).bool()
+        batch = sets(traj, "batch")[:, 0].long()
+        batch, group = batch - batch.min(), key.long() - key.min()
+        # Numbers from 0 up for a role in a group, below 0 for a role and task in a batch.
+        within, across = (group * len(roles) + of([roles[who] for who, _ in named])), of([tasks[one] for one in named])
+        key = torch.where(wide, -1 - batch * len(tasks) - across, within)
     stats = statistics(number, key, known, ddof=ddof)
     value = (number.double() - stats.mean) / torch.where(stats.std > 0, stats.std + eps, 1)
     value = torch.where(known & (stats.std > 0), value, 0).to(channel.value.dtype)
     return Channel(value[:, None], known[:, None], channel.reasons)
-
-
-def _numbered(names: Iterable[Hashable], traj: Trajectories) -> Int[Tensor, " N"]:
-    """A number for each name, the same for equal ones."""
-    numbers: dict[Hashable, int] = {}
-    given = [numbers.setdefault(name, len(numbers)) for name in names]
-    return torch.tensor(given, dtype=torch.int64, device=traj.device)

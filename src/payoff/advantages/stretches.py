@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from payoff.advantages.arrays import changes, positions, repeated
+from payoff.advantages.arrays import blocks, changes, placed, positions, repeated, some, summed, unlike
 from payoff.trajectories import Trajectories
 
-_ENTRIES = 1 << 18  # positions summed at a time, so that the temporaries of a large batch stay in the cache
 
-
-class Stretches(NamedTuple):
+@dataclass(frozen=True)
+class Stretches:
     """The longest stretches of positions that lie in one row and one step, and that the policy acted on or did not; in order.
 
     begin: the flat number of its first position, row * T + position, and at the end N * T
@@ -28,26 +28,20 @@ class Stretches(NamedTuple):
     own: Bool[Tensor, " R"]
     shape: tuple[int, int, int]
 
-    @property
+    @cached_property
     def size(self) -> Int[Tensor, " R"]:
         return self.begin.diff()
 
     def sums(self, x: Tensor) -> Float[Tensor, " R"]:
         """The sum of x [N, T] over each, float64: those of equal numbers are exact. What x is elsewhere does not matter."""
-        n, _, width = self.shape
-        flat, size = x.reshape(-1), self.size
-        rows = torch.arange(0, n, max(1, _ENTRIES // max(width, 1)), device=x.device)
-        cuts = torch.searchsorted(self.begin, rows * width).tolist()
-        ends = [*cuts[1:], len(size)]
-        parts = [
-            torch.segment_reduce(flat[a:b].double(), "sum", lengths=size[i:j], unsafe=True)
-            for i, j, (a, b) in zip(cuts, ends, _bounds(rows, width, n), strict=True)
-        ]
-        return torch.cat(parts) if parts else flat.double()
+        part = [(rows, self._of(rows)) for rows in blocks(x)]
+        begin = lambda at: self.begin[at] - self.begin[at.start]
+        return torch.cat([summed(x[rows].double().reshape(-1), begin(at)) for rows, at in part])
 
-    def spread(self, x: Shaped[Tensor, " R"]) -> Shaped[Tensor, "N T"]:
-        """Each one's number at all of its positions."""
-        return repeated(x, self.size).view(self.shape[0], self.shape[2])
+    def spread(self, x: Shaped[Tensor, " R"], rows: slice = slice(None)) -> Shaped[Tensor, "n T"]:
+        """Each one's number at all of its positions, in these rows."""
+        at = self._of(rows)
+        return repeated(x[at], self.size[at]).view(-1, self.shape[2])
 
     def of_step(self, x: Shaped[Tensor, "N S"]) -> Shaped[Tensor, " R"]:
         """The number of each one's row and step; beyond the end that of step 0."""
@@ -63,19 +57,25 @@ class Stretches(NamedTuple):
 
     def first_actions(self) -> Int[Tensor, "N S"]:
         """The position of the first action that the policy took in each step; T where it took none."""
-        n, steps, width = self.shape
-        first = self.begin.new_full((n * steps,), width)
-        place = torch.where(self.own, self.begin[:-1] - self.row * width, width)
-        return first.scatter_reduce_(0, self._key, place, "amin").view(n, steps)
+        place = self.begin[:-1] - self.row * self.shape[2]
+        return self._placed(place.flip(0), self.own.flip(0), self._key.flip(0), self.shape[2])
 
     def last_positions(self) -> Int[Tensor, "N S"]:
         """The last position of each step; -1 where the row has no such step."""
-        n, steps, width = self.shape
-        last = self.begin.new_full((n * steps,), -1)
-        place = torch.where(self.step >= 0, self.begin[1:] - 1 - self.row * width, -1)
-        return last.scatter_reduce_(0, self._key, place, "amax").view(n, steps)
+        return self._placed(self.begin[1:] - 1 - self.row * self.shape[2], self.step >= 0, self._key, -1)
 
-    @property
+    def _placed(self, x: Int[Tensor, " R"], where: Bool[Tensor, " R"], key: Int[Tensor, " R"], fill: int) -> Int[Tensor, "N S"]:
+        """The last of the numbers that count for each row and step."""
+        n, steps, _ = self.shape
+        return placed(x, torch.where(where, key, n * steps), n * steps + 1, fill)[:-1].view(n, steps)
+
+    def _of(self, rows: slice) -> slice:
+        """The stretches of these rows."""
+        start, stop, _ = rows.indices(self.shape[0])
+        bounds = self.begin.new_tensor([start, stop]) * self.shape[2]
+        return slice(*torch.searchsorted(self.begin, bounds).tolist())
+
+    @cached_property
     def _key(self) -> Int[Tensor, " R"]:
         """The flat number of each one's row and step; what lies beyond the end is put with step 0, for the caller to leave out."""
         return self.row * self.shape[1] + self.step.clamp(min=0)
@@ -94,18 +94,16 @@ def stretches(traj: Trajectories) -> Stretches:
     """
     n, width = traj.mask.shape
     step, own = traj.step.reshape(-1), traj.own.reshape(-1)
+    everywhere = not some(unlike(traj.own, traj.exists))  # the policy acted wherever there is a step
     begins = torch.ones(n * width + 1, dtype=torch.bool, device=traj.device)
-    torch.bitwise_or(changes(step), own[1:] != own[:-1], out=begins[1:-1])
+    changes(step, out=begins[1:-1])
+    if not everywhere:
+        begins[1:-1].bitwise_or_(changes(own))
     begins[:-1].view(n, width)[:, 0] = True
     begin = positions(begins)
     at = begin[:-1]
     number = step.index_select(0, at).long()
     steps = int(number.max()) + 1 if len(number) else 1
     row = torch.div(at, max(width, 1), rounding_mode="floor")
-    return Stretches(begin, row, number, own.index_select(0, at), (n, max(steps, 1), width))
-
-
-def _bounds(rows: Int[Tensor, " B"], width: int, n: int) -> list[tuple[int, int]]:
-    """Where each block of rows begins and ends, as flat positions."""
-    starts = (rows * width).tolist()
-    return list(zip(starts, [*starts[1:], n * width], strict=True))
+    acted = number >= 0 if everywhere else own.index_select(0, at)
+    return Stretches(begin, row, number, acted, (n, max(steps, 1), width))

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from payoff.advantages.actions import known_positions
-from payoff.advantages.arrays import clean, cleaned
+from payoff.advantages.arrays import apart, both, clean, weighed
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
+
+_SHORT = 1024  # positions
 
 
 @method("oreal", kind="advantage", paper="arXiv:2502.06781")
@@ -53,21 +57,20 @@ def token_importance(
         found = "none" if w is None else f"shape {list(w.shape)}"
         raise ValueError(f"token_importance: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
     advantage, known = channel.value.expand(traj.mask.shape), known_positions(channel, traj)
-    counts = known & traj.own
-    first, position = _from_the_first(traj), torch.arange(1, traj.width + 1, dtype=torch.float64, device=traj.device)
-    value = torch.empty(counts.shape, dtype=advantage.dtype, device=traj.device)
-    pieces = []
-    for rows, total in cleaned(w.detach(), traj.own, torch.float64):
+    counts = known if apart(known, traj.own) is None else both(known, traj.own)
+    # Running sums of long rows would lose too much in single precision.
+    dtype = torch.promote_types(advantage.dtype, torch.float32 if traj.width <= _SHORT else torch.float64)
+    first, position = _from_the_first(traj), torch.arange(1, traj.width + 1, dtype=dtype, device=traj.device)
+    sign = channel.value.detach().sign()
+
+    def share(rows: slice) -> Float[Tensor, "n T"]:
         seen = position if first else traj.own[rows].cumsum(1).clamp_(min=1)
-        so_far = total.cumsum_(1).div_(seen).to(advantage.dtype)
-        given = clean(advantage[rows], counts[rows])
+        so_far = clean(w[rows].detach().to(dtype), traj.own[rows]).cumsum_(1).div_(seen)
         # 1 - sigmoid(x) is sigmoid(-x), so that the side which counts is read off directly
-        share = so_far.mul_(given.detach().sign()).sigmoid_().sub_(threshold).mul_(1 / (1 - threshold)).clamp_(min=0)
-        if advantage.requires_grad:
-            pieces.append(share * given)
-        else:
-            torch.mul(share, given, out=value[rows]).add_(0.0)  # makes -0 a 0
-    value = torch.cat(pieces) if pieces else value
+        side = so_far.mul_(sign[rows]).sigmoid_().sub_(threshold)
+        return side.mul_(1 / (1 - threshold)).clamp_(min=0).to(advantage.dtype)
+
+    value = weighed(channel.value, share, counts)
     if side == "both":
         return Channel(value, channel.valid, channel.reasons)
     kept = known & (advantage > 0 if side == "positive" else advantage < 0)
@@ -76,4 +79,4 @@ def token_importance(
 
 def _from_the_first(traj: Trajectories) -> bool:
     """Whether the actions of every row are its first positions."""
-    return bool(traj.own[:, 0].all()) and not bool((traj.own[:, 1:] & ~traj.own[:, :-1]).any())
+    return bool(traj.own[:, 0].all()) and apart(traj.own[:, 1:], traj.own[:, :-1]) is None

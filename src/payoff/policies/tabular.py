@@ -32,8 +32,8 @@ class Tabular(nn.Module):
     critic:      also a table of values, starting at 0 and offered as "values".
     step_length: actions per step.
 
-    Offers at every action "entropy", "mean_logp" (the mean of log pi over the vocabulary) and "logits" [N, T, K] (here log pi), and
-    "values" with a critic.
+    Offers at every action "entropy", "mean_logp" (the mean of log pi over the vocabulary), "sum_pi_squared" and "logits" [N, T, K]
+    (here log pi), and "values" with a critic.
     Raises ValueError for sizes below 1 and logits of another shape.
 
     >>> policy = Tabular(2, 2, logits=torch.zeros(3, 2))
@@ -69,7 +69,7 @@ class Tabular(nn.Module):
             raise ValueError(f"Tabular: logits must be [starts, prefixes, K] = {list(shape)}, got {list(logits.shape)}")
         self.logits = nn.Parameter(logits.detach().to(dtype).expand(shape).clone())
         self.critic = nn.Parameter(torch.zeros(shape[:2], dtype=dtype)) if critic else None
-        self.offers = frozenset({"entropy", "mean_logp", "logits"} | ({"values"} if critic else set()))
+        self.offers = frozenset({"entropy", "mean_logp", "sum_pi_squared", "logits"} | ({"values"} if critic else set()))
 
     # --- as any policy
 
@@ -140,6 +140,8 @@ class Tabular(nn.Module):
             more["entropy"] = torch.where(exists, -(rows.exp() * finite).sum(2), 0)
         if "mean_logp" in want:
             more["mean_logp"] = torch.where(exists, rows.mean(2), 0)
+        if "sum_pi_squared" in want:
+            more["sum_pi_squared"] = torch.where(exists, (2 * rows).exp().sum(2), 0)
         if "logits" in want:
             more["logits"] = torch.where(exists[..., None], rows, 0)
         if "values" in want:
