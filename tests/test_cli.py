@@ -144,3 +144,23 @@ def test_the_environment_overrides_the_file_and_the_command_line_overrides_both(
         main(["train", str(tmp_path / "run.yaml")])
     assert end.value.code == 2
     assert "trian" in capsys.readouterr().err
+
+
+def test_scored_rows_say_why_where_that_is_asked_for(tmp_path, capsys):
+    rows = [{"response": "It is 2.", "reference": "2"}, {"response": "a, b", "reference": None}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["score", "--reward", "answer-match", "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--explain"])
+    said = [json.loads(line)["explanation"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert "read as the final answer" in said[0]
+    assert said[1] == "no reference to compare the answer with"
+    assert f"row 2: {said[1]}" in capsys.readouterr().out
+
+
+def test_a_signal_that_rows_are_not_enough_for_is_a_mistake_of_one_line(tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"response": "2"}\n')
+    command = ["score", "--reward", "igpo", "--data", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    with pytest.raises(SystemExit, match="2"):
+        main(command)
+    assert capsys.readouterr().err.strip().startswith("error: reward 'igpo': information_gain: needs extras['reference_logp']")

@@ -43,7 +43,9 @@ ELSEWHERE = {
     *(f"losses.{name}" for name in ("token_regularised", "turn_aggregation", "predictions")),
     *(f"losses.{name}" for name in ("sample_balanced", "listening")),
     *(f"losses.{name}" for name in ("sparse_preferences", "step_regression", "conservative_values")),
+    "losses.reward_fitting",
     "shaping.appeals",
+    "shaping.flips",
     *(
         f"shaping.{name}"
         for name in ("judged_steps", "thoughts", "right_and_short", "schedules", "routing_cost", "gated_process", "trace_back")

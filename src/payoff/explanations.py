@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from payoff.arguments import units_of
+from payoff.contents import sees
 from payoff.grading import GraderSignal
-from payoff.pipeline import Verdict
+from payoff.pipeline import Signal, Verdict
 from payoff.rewards import as_signal, resolve_reward
-from payoff.rows import from_rows
+from payoff.rows import Row, from_rows
+from payoff.signals.reasons import what_was_read
 from payoff.trajectories import Trajectories, outcome
 from payoff.worker_process import explain as as_reason
 from payoff.worker_process import reading, readings, visible
@@ -34,8 +37,8 @@ def explain(reward: str | Callable[..., Any], rows: Sequence[Mapping[str, Any]])
     rows:   as `payoff score` takes them; those of one `group`, or prompt, are seen together by what compares rollouts
 
     The reason is the reward's own where it gives one (the first test that failed, the instructions that are not followed, the parts
-    of a sum); else its first line of explanation, with what it read and what came out. In this process, without deadlines: for
-    looking at single rows, not for training. Raises RewardError for a reward that cannot be had.
+    of a sum); else its first line of explanation, what came out, the fields it has, and what it took from them. In this process,
+    without deadlines: for looking at single rows, not for training. Raises RewardError for a reward that cannot be had.
 
     >>> explain("ifeval", [{"response": "a, b", "instructions": [{"id": "punctuation:no_comma"}]}])
     [Explained(value=0.0, reason='not followed: punctuation:no_comma')]
@@ -43,6 +46,8 @@ def explain(reward: str | Callable[..., Any], rows: Sequence[Mapping[str, Any]])
     '3 by "What the row says its rollout cost, as it is: a nu'
     >>> explain("answer-match", [{"response": "It is 8", "reference": None}])
     [Explained(value=None, reason='no reference to compare the answer with')]
+    >>> explain("answer-match", [{"response": "Half of 14: the answer is 7 apples", "reference": "7"}])[0].reason[-36:]
+    "read as the final answer: '7 apples'"
     """
     traj = from_rows(rows)
     signal = resolve_reward(reward) if isinstance(reward, str) else as_signal(reward, getattr(reward, "__name__", "reward"))
@@ -58,14 +63,32 @@ def explain(reward: str | Callable[..., Any], rows: Sequence[Mapping[str, Any]])
         if not (p.kind is p.KEYWORD_ONLY and p.default is not p.empty and record is not None)
     ]
     summary = record.summary if record is not None else (inspect.getdoc(plain) or "").split("\n")[0]
+    options = signal.__wrapped__.keywords if isinstance(signal.__wrapped__, functools.partial) else {}
     found: list[Explained] = [Explained(None, "")] * len(traj)
     units = units_of(traj, signal.sees) if signal.sees != "item" else None
     for unit in units if units is not None else [[row] for row in range(len(traj))]:
         items = [_fields(traj, row, names) for row in unit]
         given = {name: [item.get(name) for item in items] for name in items[0]} if units is not None else items[0]
         for row, item, one in zip(unit, items, _answers(grader, given, None if units is None else len(unit)), strict=True):
-            found[row] = _explained(one, item, summary)
+            read = what_was_read(record.name, item, options) if record is not None else ""
+            found[row] = _explained(one, item, summary, read)
     return found
+
+
+def with_explanations(rows: Iterable[Row], reward: str, signal: Signal, *, batch_size: int = 512) -> Iterator[Row]:
+    """Scored rows with `explain`'s reason in the field `explanation`; those of a reward that compares rows are held in memory.
+
+    >>> from payoff.scoring import score_rows
+    >>> signal = resolve_reward("ifeval")
+    >>> rows = score_rows([{"response": "a, b", "instructions": [{"id": "punctuation:no_comma"}]}], signal)
+    >>> [row["explanation"] for row in with_explanations(rows, "ifeval", signal)]
+    ['not followed: punctuation:no_comma']
+    """
+    coming = iter(rows)
+    while batch := list(itertools.islice(coming, batch_size if sees(signal) == "item" else None)):
+        bare = [{name: value for name, value in row.items() if name not in ("reward", "reason", "reward_steps")} for row in batch]
+        for row, found in zip(batch, explain(reward, bare), strict=True):
+            yield {**row, "explanation": found.reason}
 
 
 def _fields(traj: Trajectories, row: int, names: Sequence[str]) -> dict[str, Any]:
@@ -85,14 +108,14 @@ def _answers(grader: Callable[..., Any], given: Mapping[str, Any], members: int 
     return [several] * members if isinstance(several, str) else several
 
 
-def _explained(said: Any, item: Mapping[str, Any], summary: str) -> Explained:
+def _explained(said: Any, item: Mapping[str, Any], summary: str, read: str) -> Explained:
     form = said if isinstance(said, str) else reading(said)
-    if isinstance(form, str):
+    if isinstance(form, str) and form != "no verdict":
         return Explained(None, form)
     if isinstance(said, Verdict) and said.reason:
         return Explained(_cleaned(form), said.reason)
     told = ", ".join(f"{name} {_shown(value)}" for name, value in item.items() if name not in ("item", "id"))
-    return Explained(_cleaned(form), f'{_written(form)} by "{summary}"; {told}')
+    return Explained(_cleaned(form), "; ".join(filter(None, [f'{_written(form)} by "{summary}"', told, read])))
 
 
 def _cleaned(form: Any) -> Any:

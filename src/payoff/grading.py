@@ -166,7 +166,7 @@ class GraderSignal:
             for row, form in forms.items():
                 said = traj.items[row].get("response", "")
                 if isinstance(form, str) and isinstance(said, int | float | list | dict | None):
-                    forms[row] = f"{form} (the response is {'null' if said is None else type(said).__name__}, not text)"
+                    forms[row] = f"the response is {'null' if said is None else type(said).__name__}, not text ({form})"
 
     def close(self) -> None:
         """End the worker processes; the next batch starts new ones."""

@@ -122,8 +122,10 @@ def _score(traj: Trajectories, signal: Signal, by_steps: set[str], source: str) 
         rewards = checked_rewards(part_name(signal), signal(traj), traj)
     except MissingFieldError as error:
         raise RowError(f"{source or 'rows'}: {error}") from None
-    except GraderError as error:
-        raise RewardError(f"reward {part_name(signal)!r}: {one_line(error)}") from None
+    except (RewardError, RowError):
+        raise
+    except (GraderError, ValueError) as error:  # what signals raise where they cannot be asked this way, or of rows
+        raise RewardError(f"reward {part_name(signal)!r}: {one_line(error)}") from error
     by_steps |= {name for name, channel in rewards.items() if _pays_before_end(channel, traj)}
     numbers = {name: _numbers(*outcome(channel, traj)) for name, channel in rewards.items()}
     steps = {name: _steps(rewards[name], traj) for name in by_steps & set(rewards)}

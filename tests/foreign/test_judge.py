@@ -261,9 +261,10 @@ def test_another_seed_is_another_request(serve, scores, judge):
 def test_a_judge_is_a_reward_of_a_run_file(serve, scores, tmp_path):
     server = serve(by_length)
     place = f"{server.url}/v1#tiny/judge?store={tmp_path}/kept.sqlite&wait=0.001"
-    part = Part.model_validate({"name": "payoff.foreign.judge:JudgeReward", "place": place})
+    part = Part.model_validate({"name": "judge", "place": place})
     signal = as_signal(resolve(part, ("signal",)), "quality")
     assert isinstance(signal, JudgeReward)
+    assert resolve(Part.model_validate({"name": f"judge:{place}"}), ("signal",)).grader.request == signal.grader.request
     assert scores(signal, ROWS)[0] == [pytest.approx(0.1), pytest.approx(0.2)]
     rewards = join({"quality": signal})(from_rows(ROWS))
     assert set(rewards) == {"quality"}

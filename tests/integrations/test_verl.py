@@ -43,7 +43,8 @@ def batch(proto, **more):
 
 def test_a_batch_of_verls_becomes_trajectories_worked_by_hand(proto):
     logp = -torch.arange(12.0).reshape(4, 3) / 10
-    traj = from_verl(batch(proto, old_log_probs=logp, ref_log_prob=logp - 1, values=logp + 5), ends=[EOS]).check()
+    more = {"values": logp + 5, "sum_pi_squared": torch.full((4, 3), 0.5)}
+    traj = from_verl(batch(proto, old_log_probs=logp, ref_log_prob=logp - 1, **more), ends=[EOS]).check()
     assert traj.length.tolist() == [2, 3, 1, 3]
     assert traj.mask.tolist() == [[True, True, False], [True, False, True], [True, False, False], [True, True, True]]
     assert [StopReason(s).name for s in traj.stop.tolist()] == ["finished", "truncated", "finished", "finished"]
@@ -51,6 +52,7 @@ def test_a_batch_of_verls_becomes_trajectories_worked_by_hand(proto):
     assert torch.equal(traj.logp["old"], logp)
     assert traj.extras["values"].shape == (4, 4)
     assert traj.extras["values"][2].tolist() == pytest.approx([4.4, 0, 0, 0])
+    assert traj.extras["sum_pi_squared"][2].tolist() == [0.5, 0, 0]
     item = traj.items[1]
     assert (item["reference"], item["prompt_ids"], item["data_source"], item["uid"]) == ("1", [4], "gsm8k", "a")
     assert item["prompt"][0]["content"] == "hi"

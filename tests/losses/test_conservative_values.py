@@ -110,6 +110,23 @@ def test_values_are_learned_without_moving_the_policy_and_then_stay(reference):
     assert loss.initial.critic.grad is None
 
 
+def test_the_policy_is_the_reference_whatever_the_values_and_no_advantage_is_above_0(reference):
+    traj, valued = reference.sequences(), copy.deepcopy(reference)
+    with torch.no_grad():
+        valued.critic.normal_()
+    now = valued.evaluate(traj, WANT)
+    assert torch.equal(now.logp, reference.evaluate(traj).logp)
+    _, q, gap = loss_of(reference)._taken(now.more["logits"], now.more["values"], traj)
+    assert (gap <= 0).all()
+    best = torch.full((7,), -torch.inf, dtype=F64).scatter_reduce(0, reference.prefixes(traj).flatten(), gap.flatten(), "amax")
+    assert (best == 0).all()
+    # softmax(Q / alpha) is the policy: a constant in every state
+    scores = ((q - now.more["values"][:, :-1]) / ALPHA - now.logp).detach()
+    states = reference.prefixes(traj)
+    for state in range(7):
+        assert float(scores[states == state].std()) < 1e-12
+
+
 def test_learning_reaches_the_fixed_point_from_rollouts_of_someone_else(reference):
     policy, traj = copy.deepcopy(reference), Tabular(2, 3).sequences()  # every sequence as often: not the policy's own
     paid = paid_by(1, traj)

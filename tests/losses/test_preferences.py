@@ -129,6 +129,9 @@ def test_inpo_steps_as_mirror_descent_does():
     pairs, weight = every_pair(preference), (acting[:, None] * acting).flatten()
     policy = Tabular(3, 2)
     minimise(policy, lambda: (inpo(policy.evaluate(traj), traj, pairs, eta=eta, tau=tau).terms * weight).sum())
+    found = policy.evaluate(traj)
+    shifted = Evaluation(found.logp + 0.7, {})  # the same for both of a pair: a margin knows nothing of it
+    torch.testing.assert_close(inpo(shifted, traj, pairs, eta=eta, tau=tau).terms, inpo(found, traj, pairs, eta=eta, tau=tau).terms)
     log_step = preference @ acting / eta + tau / eta * reference.probabilities().log() + (1 - tau / eta) * acting.log()
     torch.testing.assert_close(policy.probabilities(), log_step.softmax(0).detach(), rtol=1e-4, atol=1e-6)
 
@@ -140,6 +143,9 @@ def test_dno_steps_as_soft_policy_iteration_does():
     policy, pairs = Tabular(3, 2), every_pair(torch.sigmoid(rate[:, None] - rate))
     minimise(policy, lambda: dno(policy.evaluate(traj), traj, pairs, eta=0.2).terms.mean())
     torch.testing.assert_close(policy.probabilities(), old.optimum(rate, 0.2).probabilities(), rtol=1e-3, atol=1e-5)
+    before, after = (p.probabilities().detach() @ rate for p in (old, policy))  # each plays against the old policy
+    assert float(before) == pytest.approx(0.5)
+    assert after > 0.505
 
 
 def test_the_family_meets_in_dpo():

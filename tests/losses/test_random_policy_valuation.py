@@ -1,11 +1,14 @@
 """ROVER's residual action by action. What it does on average, and where its premise fails, is in tests/exact."""
 
+import math
+
 import pytest
 import torch
 
 from payoff.examples import four_answers
 from payoff.losses.random_policy_valuation import random_policy_valuation
 from payoff.pipeline import Evaluation
+from payoff.policies.tabular import Tabular
 from payoff.trajectories import Channel
 
 F64 = torch.float64
@@ -23,6 +26,25 @@ def test_the_bootstrap_is_that_of_the_next_own_action_and_tool_text_is_passed_ov
     # row 1: two actions; the first sees U = 9 at the second
     assert found.terms[1].tolist() == pytest.approx([(0.5 - 9) ** 2, 0.25, 0.0])
     assert found.terms[3].tolist() == pytest.approx([0.0625, 0.0, 0.0])
+
+
+def test_away_from_a_policy_that_acts_evenly_the_next_states_look_worse():
+    """U = mean over actions of log pi - log(1 / K), which is at most 0 by Jensen's inequality, and 0 only where pi is even too."""
+    even = Tabular(3, 2)
+    traj = even.sequences()
+    before = even.evaluate(traj, frozenset({"mean_logp"}))
+    traj = traj.replace(logp={"old": before.logp.detach()}, extras={"mean_logp": before.more["mean_logp"].detach()})
+    target = Channel(torch.zeros(9, 1, dtype=F64), torch.ones(9, 1, dtype=torch.bool))
+    policy = Tabular(3, 2, spread=1.0, seed=2)
+    found = random_policy_valuation(policy.evaluate(traj, frozenset({"mean_logp"})), traj, target)
+    q = policy.evaluate(traj).logp.detach() - traj.logp["old"]
+    looks = q[:, 0] - torch.where(q[:, 0] >= 0, 1, -1) * found.terms.detach()[:, 0].sqrt()  # either root of the squared error
+    other = q[:, 0] + torch.where(q[:, 0] >= 0, 1, -1) * found.terms.detach()[:, 0].sqrt()
+    ahead = policy.logits[0, 1:].log_softmax(1).mean(1).detach() + math.log(3)
+    assert (ahead < 0).all()
+    wanted = ahead.repeat_interleave(3)
+    assert (torch.minimum((looks - wanted).abs(), (other - wanted).abs()) < 1e-12).all()
+    assert random_policy_valuation(even.evaluate(traj, frozenset({"mean_logp"})), traj, target).terms.abs().max() < 1e-24
 
 
 def test_no_gradient_goes_through_what_is_bootstrapped():

@@ -77,6 +77,11 @@ def test_a_step_of_several_tokens_is_one_term_and_padding_is_not_read():
     # log-ratios are 0.5, 0.25, -1; by step: 0.75, -1 | 0.75 | 0.5, -0.75 | 0.5; less A: 0.25, 1 | -0.75 | 1.5, 0.75 | 0.5
     wanted = torch.tensor([[0.25, 0.25, 1.0], [0.75, 0.75, 0.0], [1.5, 0.75, 0.75], [0.5, 0.0, 0.0]]).square() / 2
     torch.testing.assert_close(terms, wanted)
+    half = direct_advantage(
+        Evaluation(logp, {}), traj, target, beta=0.5
+    )  # 0.375 - 1, -0.5 - 0 | 0.375 | 0.25 - 2, -0.375 | 0.25 - 1
+    wanted = (0.625**2 + 0.5**2 + 0.375**2 + 1.75**2 + 0.375**2 + 0.75**2) / 6
+    assert half.metrics["error"] == pytest.approx(wanted**0.5)
     loss = (terms * step_mean(target, traj)).sum()
     assert float(loss.detach()) == pytest.approx((0.25**2 + 1 + 0.75**2 + 1.5**2 + 0.75**2 + 0.5**2) / 2 / 6)
     loss.backward()

@@ -17,6 +17,7 @@ from payoff.models.continuations import (
     PrefixValues,
     ProverProgress,
     best_of_value,
+    draws,
     named_reward,
     prefix_values,
     step_labels,
@@ -74,6 +75,14 @@ def test_hard_labels_say_whether_any_continuation_is_right_and_soft_ones_how_man
     found = PrefixValues(value, right, torch.full((1, 4), 8.0), sure, ~sure, 0)
     assert step_labels(found, "hard")[0].tolist() == [[0.0, 1.0, 1.0]]
     assert step_labels(found, "soft")[0].tolist() == [[0.0, 0.125, 1.0]]
+
+
+def test_right_is_what_is_worth_more_than_one_half():
+    for worth, right in ((0.5, 0), (0.6, 1)):
+        some = lambda traj, w=worth: {"r": place_outcome(torch.full((len(traj),), w), torch.ones(len(traj)) > 0, traj)}
+        found = prefix_values(POLICY, some, POLICY.sequences(), n=2, rng=torch.Generator().manual_seed(0))
+        assert (found.right == right * found.count).all()
+        assert torch.allclose(found.value, torch.full_like(found.value, worth))
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -158,6 +167,8 @@ def test_the_same_batch_is_paid_the_same_and_padding_is_not_read():
         one, two = (next(iter(model(t).values())) for t in (traj, spoiled))
         assert torch.equal(one.value, two.value)
         assert (one.value[~traj.exists] == 0).all()
+    first = lambda seed, t: float(torch.rand((), generator=draws(seed, t)))
+    assert first(0, traj) == first(0, spoiled) != first(1, traj)  # and another seed draws anew
 
 
 def test_what_makes_no_sense_is_refused():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from payoff.contents import needs
 from payoff.examples import four_answers
 from payoff.models.flow_reward import FlowReward, kept_deviations, velocity_deviation
 from payoff.policies.embedded import transformer
@@ -111,6 +112,17 @@ def test_the_following_neighbour_leaves_out_the_last_token_and_layers_are_averag
     layers = known.replace(extras={"hidden": known.extras["hidden"][:, :, None].repeat(1, 1, 2, 1)})
     # A network that says 0 deviates by the size of the latent less the noise, whatever the layer.
     assert (FlowReward(size=3, depth=1, draws=4).deviation(layers)[known.own] > 0).all()
+
+
+def test_layers_are_picked_by_their_share_of_the_depth():
+    known, states = latents(), torch.randn(4, 4, 8, 3, generator=torch.Generator().manual_seed(1))
+    some = FlowReward(size=3, depth=1, layers=[0.25, 0.5, 1.0])  # the second, fourth and eighth of eight
+    picked = FlowReward(size=3, depth=1, of="picked")
+    found = some.deviation(known.replace(extras={"layers": states}))
+    assert torch.equal(found, picked.deviation(known.replace(extras={"picked": states[:, :, [1, 3, 7]]})))
+    assert needs([some]) >= {"layers"}
+    with pytest.raises(ValueError, match="layers are shares of the depth"):
+        FlowReward(size=3, layers=[6.0])
 
 
 def test_a_language_model_gives_the_latents_and_reads_expert_text(tmp_path):

@@ -5,6 +5,7 @@ import torch
 
 from payoff.credit.returns import immediate
 from payoff.examples import four_answers
+from payoff.losses.value import value_loss
 from payoff.models.turn_critics import TurnCritics, turns_of
 from payoff.policies.tabular import Tabular
 from payoff.trajectories import Channel, StopReason, place_outcome, place_steps
@@ -58,6 +59,25 @@ def test_advantages_are_the_smaller_q_less_the_smaller_v_and_average_to_nothing(
     torch.testing.assert_close(q[:, 1], torch.minimum(one, two))
 
 
+def test_the_best_baseline_of_a_token_is_the_mean_advantage_of_the_turns_that_go_on_from_it(learned):
+    # a turn is paid its advantage, each of its tokens weighs that less b; b of a prefix is fitted to it
+    _, traj, _, _ = learned
+    policy = Tabular(2, 4, step_length=2, spread=1.0, seed=3, critic=True)
+    states, chance = policy.prefixes(traj), policy.evaluate(traj).logp.sum(1).exp().detach()
+    advantage = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))[states[:, [1, 3]], traj.actions[:, [1, 3]]]
+    target = immediate(place_steps(advantage.double(), torch.ones(16, 2) > 0, traj), traj)
+    weight = chance[:, None].expand(16, 4)
+    mass, total = (
+        torch.zeros(15, dtype=torch.float64).index_add(0, states.flatten(), x.flatten()) for x in (weight, weight * target.value)
+    )
+    with torch.no_grad():
+        policy.critic[0] = total / mass
+    terms = value_loss(policy.evaluate(traj, frozenset({"values"})), traj, target).terms
+    gradient = torch.autograd.grad((terms * weight).sum(), policy.critic)[0]
+    assert gradient.abs().max() < 1e-12
+    assert float((total / mass)[1:].abs().max()) > 0.1
+
+
 def test_turns_are_the_stretches_the_policy_wrote_and_truncation_goes_on():
     # row 0: turn 0 writes 0, 1 is the environment's, turn 1 writes 2; row 2: step 0 is the environment's alone
     traj = four_answers().replace(
@@ -85,6 +105,23 @@ def test_without_a_future_the_advantage_is_what_was_paid_less_its_mean():
     traj = traj.replace(extras={"hidden": states})
     model.learn(traj, {"correct": paid})
     torch.testing.assert_close(model(traj)["archer"].value[:, 0], torch.tensor([0.0, 0.0, -1.0, 1.0]), atol=0.1, rtol=0)
+
+
+def test_each_twin_learns_from_its_own_target_and_never_from_what_is_learning():
+    torch.manual_seed(0)
+    traj = four_answers().replace(extras={"hidden": torch.randn(4, 4, 2)})
+    model = TurnCritics(size=2, hidden=0, updates=150, learning_rate=0.1, gradient_clip=0.0, follow=1e-9, batch_size=64, warm_up=0)
+    for critic, worth in zip(model.targets.values(), (5.0, -5.0, 1.0, 3.0), strict=True):  # q1, q2, v1, v2
+        with torch.no_grad():
+            critic.weight.zero_()
+            critic.bias.fill_(worth)
+    model.learn(
+        traj.replace(stop=torch.full((4,), int(StopReason.truncated))),
+        {"correct": Channel(torch.zeros(4, 1), torch.ones(4, 1) > 0)},
+    )
+    said = {name: critic(traj.extras["hidden"][:, 1:])[traj.exists].mean().item() for name, critic in model.critics.items()}
+    # no turn is over and nothing is paid: Q goes to 0.9 V of its own twin's target, V to Q of its own
+    assert said == pytest.approx({"q1": 0.9, "q2": 2.7, "v1": 5.0, "v2": -5.0}, abs=0.1)
 
 
 def test_new_turns_are_asked_for_where_they_can_be_and_old_episodes_are_forgotten():

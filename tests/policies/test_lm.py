@@ -105,7 +105,7 @@ def test_recorded_and_evaluated_log_probabilities_are_those_of_the_unpadded_row(
 
 def test_more_is_what_the_unpadded_row_gives(make):
     policy, starts = make(critic=True, temperature=0.7)
-    assert policy.offers == {"entropy", "mean_logp", "logits", "hidden", "values"}
+    assert policy.offers == {"entropy", "mean_logp", "sum_pi_squared", "logits", "hidden", "layers", "values"}
     traj = policy.rollout(starts, 4, seed())
     more = policy.evaluate(traj, policy.offers).more
     assert set(more) == policy.offers
@@ -118,6 +118,7 @@ def test_more_is_what_the_unpadded_row_gives(make):
         for name, expected, count in (
             ("entropy", entropy.float(), n),
             ("mean_logp", logp[:, :choices].mean(-1).float(), n),
+            ("sum_pi_squared", logits.softmax(-1).square().sum(-1).float(), n),
             ("logits", logits.float(), n),
             ("hidden", states, n + 1),
             ("values", values, n + 1),
@@ -127,7 +128,7 @@ def test_more_is_what_the_unpadded_row_gives(make):
     assert more["values"].shape == more["hidden"].shape[:2] == (len(traj), traj.width + 1)
 
 
-@pytest.mark.parametrize("want", ["entropy", "mean_logp", "hidden", "values", None])
+@pytest.mark.parametrize("want", ["entropy", "mean_logp", "sum_pi_squared", "hidden", "values", None])
 def test_each_thing_wanted_alone_is_what_it_is_beside_the_others(make, want):
     policy, starts = make(critic=True)
     traj = policy.rollout(starts, 2, seed())
@@ -493,7 +494,10 @@ def test_impossible_starts_are_named(starts, n, said):
 def test_what_is_not_offered_is_not_given():
     policy = own()
     traj = policy.rollout([Start("a", {"prompt": "1="})], 1, seed())
-    with pytest.raises(ValueError, match=r"cannot give \['values'\]; offers \['entropy', 'hidden', 'logits', 'mean_logp'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"cannot give \['values'\]; offers \['entropy', 'hidden', 'layers', 'logits', 'mean_logp', 'sum_pi_squared'\]",
+    ):
         policy.evaluate(traj, frozenset({"values", "entropy"}))
     with pytest.raises(ValueError, match="no items, so their prompts are not known"):
         policy.evaluate(dataclasses.replace(traj, items=()))

@@ -74,6 +74,19 @@ def test_beliefs_are_the_exact_posterior_of_the_successes_seen():
     assert curriculum.beliefs == {"tree-0": (4.0, 4.0), "tree-1": (2.0, 4.0)}  # tree-2 has no verdict, and no belief
 
 
+@pytest.mark.parametrize(("a", "b"), [(1.0, 1.0), (3.0, 7.0)])
+def test_one_outcome_takes_from_the_variance_of_a_rate_what_motivates_the_weight(a, b):
+    def variance(belief: tuple[float, float]) -> float:
+        return belief[0] * belief[1] / (sum(belief) ** 2 * (sum(belief) + 1))
+
+    mean, left = a / (a + b), 0.0
+    for won, chance in ((1, mean), (0, 1 - mean)):
+        curriculum = WeightedMutualInformation(prior=(a, b))
+        curriculum.learn(*outcomes([0], [won]))
+        left += chance * variance(curriculum.beliefs["tree-0"])
+    assert variance((a, b)) - left == pytest.approx(mean * (1 - mean) / (a + b + 1) ** 2)
+
+
 def test_old_evidence_is_forgotten_towards_the_prior():
     curriculum = WeightedMutualInformation(keep=0.5)
     for _ in range(2):

@@ -25,6 +25,11 @@ RUNS = {
     "history": {"curriculum": {"name": "pass-rate-history", "retest": 2}},
     "pools": {"curriculum": "difficulty-pools"},
     "instance filter": {"curriculum": {"name": "rif-rft", "trials": 4}},
+    "hardest of a pool": {"curriculum": {"name": "bleuberi", "scorer": "tree-leaf", "pool": 6, "keep": 3}},
+    "revisions traced back": {
+        "sampler": {"name": "verirl", "checker": "tree-leaf", "children": 1},
+        "shaping": [{"on": "correct", "do": ["trace-back"]}],
+    },
     "best of a superbatch": {
         "selection": [{"name": "superhf", "by": "correct", "length_penalty": 0.1}],
         "terms": {"imitate": {"loss": "policy-gradient", "aggregation": "token-mean"}},

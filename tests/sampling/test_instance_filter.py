@@ -1,6 +1,12 @@
 import pytest
 import torch
 
+from payoff.advantages.group import leave_one_out
+from payoff.credit.returns import total
+from payoff.exact import exact_gradient, gradient_covariance
+from payoff.losses.aggregation import sequence_sum
+from payoff.losses.policy_gradient import policy_gradient
+from payoff.pipeline import Term, weigh
 from payoff.policies.tabular import Tabular
 from payoff.sampling.instance_filter import InstanceFilter
 from payoff.tasks.tree import Tree
@@ -39,6 +45,22 @@ def test_rollouts_without_a_verdict_are_no_trial_and_the_threshold_must_be_excee
     curriculum.learn(*tried(0, [None, None, 0]))
     curriculum.learn(*tried(1, [0.5, 0.5]))
     assert [curriculum.left_out(f"tree-{i}") for i in range(3)] == [False, True, False]
+
+
+def test_starts_always_or_never_solved_move_nothing_by_rollouts_and_are_moved_by_labels():
+    """E |(R - p) grad log pi|^2 of one softmax, two of three answers right: 0 where p is; -grad log pi of a label is not."""
+    moved, taught = [], []
+    for p in (1e-9, 0.5, 1 - 1e-9):
+        policy = Tabular(3, 1, logits=torch.tensor([[p / 2, p / 2, 1 - p]], dtype=torch.float64).log())
+        reward = {"x": torch.tensor([1.0, 1.0, 0.0], dtype=torch.float64)}
+        alone = Term(weigh({"x": [total, leave_one_out]}), policy_gradient, sequence_sum)
+        gradient = exact_gradient(policy, reward["x"])
+        moved.append(float(gradient_covariance(policy, [alone], reward, group_size=2).trace() + gradient.square().sum()))
+        label = policy.evaluate(policy.sequences()).logp[0].sum()
+        taught.append(float(torch.autograd.grad(label, policy.logits)[0].norm()))
+    assert moved[0] < 1e-7 > moved[2]
+    assert moved[1] > 0.1
+    assert min(taught) > 0.5
 
 
 @pytest.mark.parametrize(("rate", "trials"), [(0.1, 8), (0.3, 4)])

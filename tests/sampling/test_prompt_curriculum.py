@@ -1,15 +1,17 @@
 import copy
+import math
 from collections import Counter
 from functools import cache
 
 import pytest
 import torch
 
+from payoff.advantages.group import mean_baseline
 from payoff.pipeline import Start
 from payoff.policies.embedded import transformer
 from payoff.policies.tabular import Tabular
 from payoff.sampling.candidates import visits
-from payoff.sampling.prompt_curriculum import LearnedDifficulty
+from payoff.sampling.prompt_curriculum import LearnedDifficulty, worth_in_rollouts
 from payoff.tasks.tree import Tree
 from payoff.trajectories import Channel, Trajectories, place_outcome
 
@@ -124,6 +126,34 @@ def test_state_survives_a_checkpoint_and_learning_goes_on_alike(how):
     assert torch.equal(first.predict(starts), second.predict(starts))
     assert first.learn(*batch) == second.learn(*batch)
     assert torch.equal(first.predict(starts), second.predict(starts))
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5])
+def test_what_n_rollouts_of_a_start_of_rate_p_have_to_teach(p):
+    """All 16 outcomes of 4 rollouts as groups: E[A^2] = p (1 - p) (1 - 1/n), and how often there is anything to learn from."""
+    n = 4
+    won = (torch.arange(2**n)[:, None] >> torch.arange(n)) & 1
+    chance = torch.where(won > 0, p, 1 - p).double().prod(1)
+    traj = Tabular(2, 1).rollout([Start(str(i), {}) for i in range(2**n)], n, rng())
+    value, known = won.flatten().double(), torch.ones(n * 2**n, dtype=torch.bool)
+    paid_ = {"correct": place_outcome(value, known, traj)}
+    advantage = mean_baseline(Channel(value[:, None], known[:, None]), traj).value.view(-1, n)
+    assert float(chance @ advantage.square().mean(1)) == pytest.approx(p * (1 - p) * (1 - 1 / n))
+    taught_ = torch.tensor([not equal for equal in visits("pcl", traj, paid_, "correct").equal]).double()
+    assert float(chance @ taught_) == pytest.approx(1 - p**n - (1 - p) ** n)
+    # the mean reward as an estimate of p, against which a model's error says how many rollouts it is worth
+    assert float(chance @ (won.double().mean(1) - p).square()) == pytest.approx(p * (1 - p) / n)
+
+
+def test_a_prediction_is_worth_as_many_rollouts_as_err_as_much():
+    """Over all outcomes in proportion to their chance: V = 1/4 off a rate of 1/2 errs by 1/16, a rollout by 1/4, four by 1/16."""
+    n, won = 5, torch.arange(6.0)
+    often = torch.tensor([math.comb(n, int(s)) for s in won])  # of 32, at a rate of one half
+    successes = won.repeat_interleave(often)
+    found = worth_in_rollouts(torch.full((32,), 0.75), successes, torch.full((32,), float(n)))
+    assert found == pytest.approx(4)
+    assert worth_in_rollouts(torch.full((32,), 0.5), successes, torch.full((32,), float(n))) > 1e9  # the rate itself
+    assert worth_in_rollouts(torch.zeros(1), torch.ones(1), torch.ones(1)) is None
 
 
 def test_visits_count_the_rollouts_of_a_start_over_all_its_groups():

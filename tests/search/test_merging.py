@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from payoff.search.merging import change_cosine, change_overlap, merged
+from payoff.search.merging import change_cosine, change_overlap, largest_updates, merged
 
 WAYS = ("average", "task-arithmetic", "ties", "sce")
 
@@ -80,3 +80,28 @@ def test_models_that_do_not_fit_are_refused():
         merged(base, [])
     with pytest.raises(ValueError, match="keep must lie"):
         merged(base, [base], keep=0.0)
+
+
+def test_of_no_update_the_base_is_left_and_of_all_of_it_the_tuned_model():
+    base, tuned = weights(0), weights(1)
+    for keep, scale, whole in ((0.0, 0.7, base), (1.0, 1.0, tuned), (1.0, 0.0, base)):
+        found = largest_updates(base, tuned, keep=keep, scale=scale)
+        assert all(torch.equal(found[name], whole[name]) for name in "ab")
+        assert found["n"] == 7
+    assert largest_updates(weights(0, torch.bfloat16), weights(1, torch.bfloat16))["a"].dtype == torch.bfloat16
+
+
+def test_updates_are_the_largest_of_each_tensor_not_of_the_whole_model():
+    base = {"a": torch.ones(4), "b": torch.zeros(2, 2)}
+    tuned = {"a": torch.tensor([1.1, 0.8, 1.0, 1.3]), "b": torch.tensor([[50.0, -90.0], [70.0, 60.0]])}
+    found = largest_updates(base, tuned, keep=0.5, scale=0.7)
+    # of a changes 0.1, -0.2, 0, 0.3: the second and fourth, times 0.7; of b -90 and 70
+    torch.testing.assert_close(found["a"], torch.tensor([1.0, 0.86, 1.0, 1.21]))
+    torch.testing.assert_close(found["b"], torch.tensor([[0.0, -63.0], [49.0, 0.0]]))
+    # one model of the whole: "ties" takes all its entries from b
+    whole = merged(base, [tuned], how="ties", keep=0.5, scale=0.7)
+    assert torch.equal(whole["a"], base["a"])
+    with pytest.raises(ValueError, match=r"keep must lie in \[0, 1\]"):
+        largest_updates(base, tuned, keep=1.5)
+    with pytest.raises(ValueError, match="other weights"):
+        largest_updates(base, {"a": base["a"]})

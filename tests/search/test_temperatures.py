@@ -80,6 +80,22 @@ def test_each_part_is_distributed_as_its_temperature_says():
         torch.testing.assert_close(drawn.double(), (LOGITS[0, 0] / t).softmax(0), rtol=0, atol=0.03)  # 4 standard errors
 
 
+def test_several_temperatures_solve_what_none_does_and_cost_what_one_would_have_had():
+    """Start a is solved by its likeliest answer, start b by its least likely one; exactly, from the chances at each temperature."""
+    policy, grid = Heated(torch.tensor([[[3.0, 0.0, 0.0]], [[3.0, 3.0, -2.0]]], dtype=torch.float64)), (0.5, 3.0)
+    right = (0, 2)
+    p = torch.stack([torch.stack([policy.at(t).probabilities(s).detach()[right[s]] for s in (0, 1)]) for t in grid])
+    within = lambda rate, n: 1 - (1 - rate) ** n
+    union = lambda counts: 1 - (1 - within(p, counts[:, None])).prod(0)
+    parts = within(p, 8)
+    assert (union(torch.tensor([8, 8])) >= parts.max(0).values).all()  # as many of each: more is never worse
+    assert union(torch.tensor([8, 8])).mean() > parts.mean(1).max()
+    # with the budget of one shared out, each start would have had more from its own temperature
+    shared = union(torch.tensor(shares(8, grid)))
+    assert (shared <= parts.max(0).values).all()
+    assert shared[1] < parts[1, 1] - 0.05
+
+
 def test_the_temperature_is_put_back_even_when_sampling_fails():
     policy = transformer(width=8, layers=1, heads=1, max_tokens=2, temperature=0.9)
     with pytest.raises(ValueError, match="no field 'prompt'"):

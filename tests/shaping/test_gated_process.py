@@ -5,9 +5,10 @@ import itertools
 import pytest
 import torch
 
+from payoff.advantages.group import grpo
 from payoff.examples import four_answers
 from payoff.shaping.gated_process import gated_process
-from payoff.trajectories import outcome, place_outcome
+from payoff.trajectories import constant, outcome, place_outcome
 
 
 def channels(form, correct, process, known=None):
@@ -38,6 +39,17 @@ def test_every_well_formed_right_answer_is_above_every_wrong_one_whatever_its_re
 def test_reasoning_of_a_wrong_answer_changes_nothing_and_need_not_be_known():
     known = {"process": [False, True, False, True]}
     assert paid([1.0] * 4, [0.0, 0.0, 1.0, 1.0], [0.9, 0.9, 0.9, 0.4], known=known) == [1, 1, None, 2.4]
+
+
+def test_reasoning_that_is_alike_gives_the_outcomes_advantages_and_ranks_a_group_that_is_all_right():
+    sure = torch.ones(4, dtype=torch.bool)
+    traj = four_answers().replace(group=torch.zeros(4, dtype=torch.int64))
+    right = [1.0, 0.0, 0.0, 1.0]
+    standardised = lambda x: grpo(constant(torch.tensor(x, dtype=torch.float64), sure), traj).value
+    torch.testing.assert_close(standardised(paid([1.0] * 4, right, [0.7] * 4)), standardised(right), atol=1e-5, rtol=0)
+    among = standardised(paid([1.0] * 4, [1.0] * 4, [0.1, 0.2, 0.9, 0.4]))[:, 0]
+    assert among.argsort().tolist() == [0, 1, 3, 2]
+    assert among.unique().numel() == 4
 
 
 def test_unknown_form_or_outcome_is_unknown():

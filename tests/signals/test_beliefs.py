@@ -49,7 +49,7 @@ def test_a_players_reward_is_winning_the_first_survey_and_what_messages_add():
         assert not player_reward(**bad).valid
 
 
-@pytest.mark.parametrize("beliefs", ["no", ["no"], [[0.1, 0.2]], [[["0.1"], ["0.2"]]], [{"before": [0.1], "after": [0.2]}]])
+@pytest.mark.parametrize("beliefs", [["no"], [[0.1, 0.2]], [[["0.1"], ["0.2"]]], [{"before": [0.1], "after": [0.2]}]])
 def test_lists_of_other_shapes_have_no_verdict_and_say_so(beliefs):
     for told in (speaking(beliefs), player_reward(1, beliefs)):
         assert not told.valid

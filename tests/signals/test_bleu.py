@@ -69,6 +69,14 @@ def test_bleuberi_by_hand():
     assert bleuberi("<answer></answer>", "a") == 0.0
 
 
+def test_of_what_has_nothing_in_common_something_is_left_and_more_references_only_raise_what_is_matched():
+    # p_n = 1 / (t_n + 1) with t = 4, 3, 2, 1 and no shortfall in length
+    assert bleuberi("a b c d", "w x y z") == pytest.approx((1 / 5 * 1 / 4 * 1 / 3 * 1 / 2) ** 0.25)
+    said, one = "the cat sat down", "a cat is there"
+    assert bleuberi(said, [one, "the dog sat down too"]) > bleuberi(said, one)  # the shortest is still the first
+    assert bleuberi("a b", ["a b c d e", "x y"]) > bleuberi("a b", "a b c d e")  # by its length alone: nothing else is matched
+
+
 def test_bleuberi_reads_the_last_answer_tags():
     assert bleuberi("<answer>a b</answer>", "a b") == bleuberi("thinking <answer>x</answer> <answer>a b</answer> end", "a b") == 1.0
     assert bleuberi("<answer>a b", "a b") == 1.0

@@ -5,7 +5,10 @@ import time
 import pytest
 import torch
 
+from payoff.advantages.group import mean_baseline
+from payoff.examples import four_answers
 from payoff.pipeline import Verdict
+from payoff.signals.answers import answer_match
 from payoff.signals.calibration import (
     RULES,
     calibration,
@@ -19,6 +22,7 @@ from payoff.signals.calibration import (
     truthfulness,
     truthrl,
 )
+from payoff.trajectories import constant
 
 GRID = [k / 100 for k in range(101)]
 
@@ -64,6 +68,20 @@ def best_pay(p, *, rule, weight):
 def test_a_likelier_answer_is_never_worth_less(rule, weight):
     pay = [best_pay(p, rule=rule, weight=weight) for p in GRID]
     assert all(later >= sooner - 1e-12 for sooner, later in itertools.pairwise(pay))
+
+
+def test_the_best_answer_with_an_honest_confidence_is_worth_p_squared_beyond_one():
+    # c - (q - c)^2 at q = p: p - p (1 - p)^2 - (1 - p) p^2 = p^2; S is 1 more than minus the square
+    for p in GRID:
+        assert best_pay(p, rule="brier", weight=1.0) == pytest.approx(1 + p * p, abs=1e-12)
+
+
+def test_a_group_that_is_right_throughout_is_told_apart_by_its_confidences():
+    said = [f"<answer>7</answer><confidence>{q}</confidence>" for q in (0.2, 0.9)]
+    group = four_answers().select(torch.tensor([0, 1]))
+    advantage = lambda pay: mean_baseline(constant(torch.tensor(pay), torch.ones(2, dtype=torch.bool)), group).value[:, 0]
+    assert advantage([rlcr(one, "7") for one in said]).tolist() == pytest.approx([-0.315, 0.315])  # 2 - 0.64 and 2 - 0.01
+    assert advantage([answer_match(one.partition("<conf")[0], "7") for one in said]).tolist() == [0, 0]
 
 
 def test_below_the_least_weight_a_known_wrong_answer_beats_a_doubtful_one_and_is_refused():
@@ -226,6 +244,23 @@ def test_ternary_pay_tells_a_group_without_right_answers_apart_where_binary_pay_
             assert (advantage < 0) == (wrong < right)
 
 
+def test_a_checker_that_misses_right_answers_moves_the_threshold_up():
+    pay = {said: truthrl(said, "7", abstain=0.2) for said in ("7", "8", "unknown")}
+    for p in GRID:
+        seen = p * (1 - 0.25)  # one right answer of four is refused
+        answers = seen * pay["7"] + (1 - seen) * pay["8"] > pay["unknown"] + 1e-9
+        assert answers == (p > (1 + 0.2) / (2 * (1 - 0.25)) + 1e-9)
+
+
+def test_of_questions_known_with_every_chance_it_answers_half_and_three_quarters_of_these_right():
+    pay = {said: truthrl(said, "7") for said in ("7", "8", "unknown")}
+    chances = [(k + 0.5) / 200 for k in range(200)]
+    answered = [p for p in chances if p * pay["7"] + (1 - p) * pay["8"] > pay["unknown"]]
+    right, wrong = sum(answered) / 200, (len(answered) - sum(answered)) / 200
+    assert (right, 1 - len(answered) / 200, wrong) == pytest.approx((3 / 8, 1 / 2, 1 / 8))
+    assert right - wrong == pytest.approx(0.25)  # binary pay answers all: 1/2 - 1/2
+
+
 def test_truthrls_own_pattern_and_options():
     assert truthrl("PASS", "7", pattern="pass") == 0.0
     assert truthrl("pass on", "7", pattern="pass") == -1.0
@@ -250,6 +285,12 @@ def test_calibration_by_hand():
     assert found.brier == pytest.approx((0.01 + 0.49 + 0.04 + 0.0) / 4)
     assert found.auroc == 1.0
     assert found.accuracy == 0.75
+
+
+def test_confidences_that_are_the_share_right_have_no_error():
+    q = torch.tensor([0.25] * 4 + [0.75] * 4)
+    right = torch.tensor([1.0, 0, 0, 0, 1, 1, 1, 0])
+    assert calibration(q, right, bins=10).error == pytest.approx(0.0)
 
 
 def test_calibration_counts_ties_half_and_knows_no_auroc_of_one_kind():

@@ -45,6 +45,11 @@ def test_checks_that_are_equally_hard_are_the_share_of_those_passed():
     assert value.tolist() == pytest.approx([math.exp(-1) * 2 / 4] * 2, rel=1e-5)
 
 
+def test_without_discount_the_outcome_is_whether_the_last_turn_passes_all():
+    found, traj = rewards([[1, 0], [1, 1]], [[0, 1], [1, 0]], [[1, 1], [0, 1]], discount=1.0)
+    assert outcome(found["verpo-outcome"], traj)[0].tolist() == [1, 0, 0]
+
+
 def test_groups_weigh_their_own_checks_and_may_have_different_ones():
     apart, one = rewards([[1, 0]], [[1, 1]], [[1, 1, 1]], groups=[0, 0, 1])
     alone, two = rewards([[1, 0]], [[1, 1]])

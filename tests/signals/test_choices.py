@@ -3,6 +3,7 @@ import time
 from fractions import Fraction
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,27 @@ def test_med_r1_listing_everything_pays_nothing_and_a_share_divides():
     assert is_unknown(med_r1("mass", ["cyst"], FINDINGS))
     assert is_unknown(med_r1("mass", None, FINDINGS))
     assert med_r1("a+b", ["a+b"], ["a+b", "a"]) == 1.0
+
+
+def test_med_r1_is_best_served_by_the_labels_whose_joint_chance_times_their_number_is_largest():
+    """Every truth and every answer of three labels, which are not independent; a policy that climbs the mean ends at the same."""
+    labels, subsets = ["mass", "edema", "cyst"], [set(s) for k in range(4) for s in itertools.combinations(range(3), k)]
+    weight = [1.0, 3.0, 0.5, 0.5, 6.0, 2.0, 1.0, 2.0]  # of {}, 0, 1, 2, 01, 02, 12, 012
+    chance = [w / sum(weight) for w in weight]
+    names = lambda one: [labels[k] for k in sorted(one)] or ["no finding"]
+    pay = [
+        sum(p * med_r1(", ".join(names(said)), names(true), labels) for p, true in zip(chance, subsets, strict=True))
+        for said in subsets
+    ]
+    joint = [len(said) * sum(p for p, true in zip(chance, subsets, strict=True) if said <= true) for said in subsets]
+    assert pay[1:] == pytest.approx(joint[1:])
+    assert pay[0] == pytest.approx(0.25 * chance[0])
+    assert subsets[max(range(8), key=pay.__getitem__)] == {0, 1}  # though the mass alone is the likelier: 13 of 16, and 8
+    logits = torch.zeros(8, requires_grad=True)
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(logits.softmax(0) @ torch.tensor(pay), logits)
+        logits = (logits + 2 * gradient).detach().requires_grad_()
+    assert float(logits.detach().softmax(0)[4]) > 0.9
 
 
 @pytest.mark.parametrize(

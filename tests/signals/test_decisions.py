@@ -23,6 +23,13 @@ def test_the_threshold_is_where_both_decisions_pay_the_same_and_below_it_rejecti
         assert gains[1] == pytest.approx(0, abs=1e-12)
 
 
+def test_only_differences_of_payoffs_count_and_symmetric_ones_ask_for_one_half():
+    at = lambda a, b, t, d: acceptance_threshold(accept_right=a, accept_wrong=b, reject_right=t, reject_wrong=d)
+    assert at(1.0, -3.0, 0.5, -0.5) == pytest.approx(at(1.0 + 4, -3.0 - 2, 0.5 - 2, -0.5 + 4))
+    assert at(1.0, -3.0, 0.5, -0.5) == pytest.approx(at(7.0, -21, 3.5, -3.5))
+    assert at(2.0, -1.0, 2.0, -1.0) == 0.5
+
+
 def test_a_threshold_needs_gains_and_rises_to_one_with_the_price_of_wrong_acceptances():
     at = lambda price: acceptance_threshold(accept_right=1.0, accept_wrong=-price, reject_right=0.5, reject_wrong=-0.5)
     assert at(0.5) < at(3.0) < at(1000.0) < 1

@@ -157,11 +157,11 @@ OPTIONS = {
     "format-length-surrogate": {"unit": "words"},
     "tulu3-rlvr": {"unfinished": None},
 }
-ELSEWHERE = "reads tensors of its own rollouts, a policy or an environment, which a trainer's rows do not hold"
+ELSEWHERE = "reads tensors of its own rollouts, a policy or an environment, which a trainer's rows do not hold, or asks a server"
 NOT_BY_ROWS = {
     "calm", "count-novelty", "coverage", "demand-coverage", "densegrpo", "digits-class", "digits-ink", "digits-symmetry", "dp-rft",
-    "environment-reward", "fgaif", "igpo", "information-gain", "knn-novelty", "lare", "likelihood-rewards", "log-reward",
-    "mixture-direction", "mixture-distance", "mixture-quadratic", "rlpr", "rnd", "soft-rl", "t-reg",
+    "environment-reward", "fgaif", "igpo", "information-gain", "judge", "knn-novelty", "lare", "likelihood-rewards", "log-reward",
+    "mixture-direction", "mixture-distance", "mixture-quadratic", "rlpr", "rnd", "soft-rl", "step-critic", "t-reg",
 }  # fmt: skip
 SANDBOXED = {
     "code-fraction",

@@ -1,5 +1,6 @@
 """What a blind reader could tell: letters, shares, chance."""
 
+import itertools
 import random
 from collections import Counter
 
@@ -62,6 +63,16 @@ def test_questions_are_kept_that_the_picture_alone_answers():
     assert questions_that_tell(keys, seen, blind, least=0.5, most=1.0) == [0, 1, 2]
     with pytest.raises(ValueError, match="zip"):
         questions_that_tell(keys, seen, blind[:4])
+
+
+def test_more_questions_mean_less_spread_and_what_is_said_wrong_raises_nothing():
+    keys = [{"key": "A"}] * 4
+    for m in (1, 4):  # of m independent answers, right with 1/2: mean 1/2, variance 1 / (4 m)
+        scores = [caprl(list(said), keys[:m]).value for said in itertools.product("AB", repeat=m)]
+        mean = sum(scores) / len(scores)
+        assert mean == pytest.approx(0.5)
+        assert sum((score - mean) ** 2 for score in scores) / len(scores) == pytest.approx(1 / (4 * m))
+    assert caprl(["A", "B"], keys[:2]).value < caprl(["A", "A"], keys[:2]).value
 
 
 def test_what_a_caption_says_is_worth_its_share_and_chance_of_the_rest():

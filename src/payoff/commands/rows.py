@@ -49,6 +49,9 @@ def score(
     deadline: Deadline = None,
     cache: Cached = False,
     mapped: Mapped = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="say of every row why, in its field `explanation`; asks twice")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an --out that exists")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -63,6 +66,10 @@ def score(
         signal = reward_named(reward, workers, deadline, cache)
         tally = _Tally(quiet or as_json)
         rows = score_rows(rows_of(data, mapped), signal, source=data)
+        if explain:
+            from payoff.explanations import with_explanations
+
+            rows = with_explanations(rows, reward, signal)
         count = write_rows(out, tally.passing(rows), overwrite=overwrite)
         return Answer(
             text=tally.told(reward, out),
@@ -116,6 +123,7 @@ class _Tally:
         self.invalid: Counter[str] = Counter()
         self.total: defaultdict[str, float] = defaultdict(float)
         self.reasons: Counter[str] = Counter()
+        self.explained: list[str] = []  # of the first rows
 
     def passing(self, rows: Any) -> Any:
         for row in rows:
@@ -127,6 +135,8 @@ class _Tally:
                 else:
                     self.invalid[name] += 1
             self.reasons.update(row["reason"].values())
+            if "explanation" in row and len(self.explained) < 3:
+                self.explained.append(f"  row {self.rows}: {row['explanation']}")
             if self.clock() - self.said > 2:
                 self.said = self.clock()
                 invalid = sum(self.invalid.values())
@@ -146,7 +156,7 @@ class _Tally:
         for name, mean in self.means().items():
             shown = "no verdict on any row" if mean is None else f"mean {mean:.4g} over {self.valid[name]} verdicts"
             lines.append(f"  {name}: {shown}, {self.invalid[name]} invalid")
-        lines += [f"  {count} x {reason}" for reason, count in self.reasons.most_common(5)]
+        lines += [f"  {count} x {reason}" for reason, count in self.reasons.most_common(5)] + self.explained
         return "\n".join(lines) + "\n"
 
 

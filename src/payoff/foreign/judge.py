@@ -191,7 +191,7 @@ class Judge:
 
 
 class JudgeReward(RowBatches):
-    """A judge as a reward of a run file, where it is {name: "payoff.foreign.judge:JudgeReward", place: "BASE_URL#MODEL?OPTIONS"}.
+    """A judge as a reward of a run file, where it is the signal {name: judge, place: "BASE_URL#MODEL?OPTIONS"}.
 
     place: as after `judge:` on the command line, its options behind it
 

@@ -24,9 +24,9 @@ def from_verl(
     """A `DataProto` with prompts and responses as trajectories of response tokens, T as wide as verl's.
 
     Groups are the `uid`s, without them the prompts. What the attention mask covers exists; what `response_mask` covers is the
-    policy's. A critic's `values` become `extras["values"]` with 0 for the state at the end. Items: every column of the non-tensor
-    batch, `prompt_ids`, `prompt` (from `raw_prompt`), `reference` (from `reward_model["ground_truth"]`), and, with a tokenizer,
-    `response` and `tokens`.
+    policy's. A critic's `values` become `extras["values"]` with 0 for the state at the end; `sum_pi_squared` keeps its name there.
+    Items: every column of the non-tensor batch, `prompt_ids`, `prompt` (from `raw_prompt`), `reference` (from
+    `reward_model["ground_truth"]`), and, with a tokenizer, `response` and `tokens`.
     ends: the tokens that end a response (default: the tokenizer's); see `stops_of` for none
     step: the step of every token, such as `turns_of(response_mask)`; without it all are one step
 
@@ -47,7 +47,11 @@ def from_verl(
     keys = [row.get("uid", prompts[i] if prompts else i) for i, row in enumerate(rows)]
     if ends is None and getattr(tokenizer, "eos_token_id", None) is not None:
         ends = [tokenizer.eos_token_id]
-    values = tensors.get("values")
+    extras = {}
+    if "values" in tensors:
+        extras["values"] = torch.nn.functional.pad(torch.where(on, tensors["values"].float(), 0), (0, 1))
+    if "sum_pi_squared" in tensors:
+        extras["sum_pi_squared"] = torch.where(on, tensors["sum_pi_squared"].float(), 0)
     return Trajectories(
         mask=exists & tensors["response_mask"].bool() if "response_mask" in tensors else exists,
         length=length,
@@ -65,7 +69,7 @@ def from_verl(
             }
             for i, (row, k) in enumerate(zip(rows, count.tolist(), strict=True))
         ],
-        extras={} if values is None else {"values": torch.nn.functional.pad(torch.where(on, values.float(), 0), (0, 1))},
+        extras=extras,
     )
 
 

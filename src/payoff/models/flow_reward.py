@@ -16,7 +16,6 @@ from payoff.row_files import read_rows
 from payoff.trajectories import Channel, Rewards, Trajectories, outcome
 
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (point, time, condition, layer), all of n rows -> [n, D]
-_HIDDEN = frozenset({"hidden"})
 _FREQUENCIES = 16
 
 
@@ -95,7 +94,8 @@ class FlowReward(nn.Module):
     labelled:  rows of prompt and response to fit at once: a file that `payoff.row_files.read_rows` reads
     epochs, batch_size: passes of `fit` over its tokens, and tokens of a step; `learn` takes one pass
     of:        traj.extras[of] [N, T+1, D] are the latents before each action and, at `length`, after the last; or [N, T+1, L, D] of
-               several layers. The policy that acted gives "hidden"
+               several layers. The policy that acted gives "hidden", its last layer's
+    layers:    at which shares of the depth, such as the paper's [0.25, 0.5, 0.75]: those of "layers", which the policy must offer
 
     Latents carry no gradient back. Whatever lies beyond the end, and what the policy did not write, is not read as a target and is
     paid 0. With coefficient 0 all is 0. Nothing fitted: the network says 0, and the deviation is how large a latent is.
@@ -132,9 +132,14 @@ class FlowReward(nn.Module):
         epochs: int = 1,
         batch_size: int = 256,
         of: str = "hidden",
+        layers: Sequence[float] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if layers is not None and (not layers or not all(0 < share <= 1 for share in layers)):
+            raise ValueError(f"rlfr: layers are shares of the depth, above 0 and at most 1, got {list(layers)}")
+        of = of if layers is None else "layers"
+        self.layers, self.needs = None if layers is None else tuple(layers), frozenset({of} & {"hidden", "layers"})
         size = getattr(policy, "width", None) if size is None else size
         if size is None:
             raise ValueError("rlfr: give size, how many numbers a latent has, or a policy that has a width")
@@ -217,6 +222,8 @@ class FlowReward(nn.Module):
             wanted = f"[N, T+1, {self.size}] or [N, T+1, L, {self.size}] with T = {traj.width}"
             raise ValueError(f"rlfr: needs traj.extras[{self.of!r}] {wanted}, found {found}")
         states = (states if states.ndim == 4 else states[:, :, None]).detach().to(self.network.enter.weight)
+        if self.layers is not None:
+            states = states[:, :, [max(round(share * states.shape[2]), 1) - 1 for share in self.layers]]
         layers = states.shape[2]
         own = traj.own.clone()
         if self.condition == "preceding":
@@ -285,6 +292,6 @@ def _read(path: str, policy: Any, of: str) -> Trajectories:
     rows = list(read_rows(path, required=("prompt", "response")))
     if not rows:
         raise ValueError(f"rlfr: {path}: holds no rows")
-    traj = policy.read(rows)
+    traj, name = policy.read(rows), "layers" if of == "layers" else "hidden"
     with torch.no_grad():
-        return traj.replace(extras={of: policy.evaluate(traj, _HIDDEN).more["hidden"]})
+        return traj.replace(extras={of: policy.evaluate(traj, frozenset({name})).more[name]})

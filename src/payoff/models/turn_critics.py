@@ -45,8 +45,8 @@ class TurnCritics(nn.Module):
 
     size:     of a state; None: that of the policy, of which a run hands over a copy to ask
     by:       the channel whose payments within a turn are r_k
-    fresh:    draws a~: given past rollouts, rows and the first action of a turn, the states [n, D] behind new turns by the policy
-              as it is. None: the recorded turn is a~, so V is of the policies that filled the memory: keep `capacity` small
+    fresh:    draws a~: given the states [n, D] that past turns were written in, the states [n, D] behind new turns there by the
+              policy as it is. None: the recorded turn is a~, so V is of the policies that filled the memory: keep `capacity` small
     hidden:   units of a layer of each critic, 0: linear
     updates:  steps of Adam for each batch, each on `batch_size` turns drawn from the last `capacity` episodes, before it is paid
     warm_up:  batches at first for which everything is paid 0, so that only the critics learn

@@ -116,10 +116,10 @@ def pack(shared: Sequence[Sequence[int]], own: Int[Tensor, "N T"], count: Int[Te
     return Packed(torch.cat([head, own[taken]]), positions, grid, source[order], grid[rows, before[rows] - 1 + steps])
 
 
-def score(network: Decoder, packed: Packed) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M W"]]:
+def score(network: Decoder, packed: Packed, kept: list[Tensor] | None = None) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M W"]]:
     """Logits after, and final states at, the tokens that are asked for.
 
-    The last layer's perceptron and everything behind it see these tokens alone.
+    The last layer's perceptron and everything behind it see these tokens alone. kept: takes what every layer makes of them [M, W].
     """
     n, width = packed.grid.shape
     flat = packed.grid.flatten()
@@ -133,6 +133,8 @@ def score(network: Decoder, packed: Packed) -> tuple[Float[Tensor, "M V"], Float
             x = layer.absorb(x.index_select(0, packed.asked), seen.index_select(0, packed.source[packed.asked]))
         else:
             x = layer.absorb(x, seen.index_select(0, packed.source))
+        if kept is not None:
+            kept.append(x if layer is layers[-1] else x.index_select(0, packed.asked))
     return network.read_out(x)
 
 

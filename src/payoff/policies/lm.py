@@ -74,7 +74,8 @@ class LanguageModel(nn.Module):
         if self.value_head is not None:  # the first values are 0 and move no weight of the model
             nn.init.zeros_(self.value_head.weight)
             nn.init.zeros_(self.value_head.bias)
-        self.offers = frozenset({"entropy", "mean_logp", "logits", "hidden"} | ({"values"} if critic else set()))
+        always = {"entropy", "mean_logp", "sum_pi_squared", "logits", "hidden", "layers"}
+        self.offers = frozenset(always | ({"values"} if critic else set()))
         self._text: TokenText | None = None
         self.train(False)
 
@@ -91,6 +92,11 @@ class LanguageModel(nn.Module):
     def width(self) -> int:
         """How many numbers a hidden state has."""
         return self.model.width
+
+    @property
+    def depth(self) -> int:
+        """How many layers the model has."""
+        return self.model.depth
 
     def rollout(self, starts: Sequence[Start], n: int, rng: torch.Generator) -> Trajectories:
         """n responses to every start's field "prompt", row by row in the order of the starts; one group per start.
@@ -169,16 +175,17 @@ class LanguageModel(nn.Module):
     def evaluate(self, traj: Trajectories, want: frozenset[str] = frozenset()) -> Evaluation:
         """Log-probabilities [N, T] of the recorded tokens where the policy acted, 0 elsewhere, with gradient.
 
-        more: entropy [N, T] of the distribution at the temperature, and mean_logp [N, T], the mean of its log-probabilities
-        over the tokens that can be chosen, both 0 where nothing was acted; hidden [N, T+1, D], the states before each action
-        and, at index length, after the last; values [N, T+1] of these states; 0 beyond.
+        more: entropy [N, T] of the distribution at the temperature, sum_pi_squared [N, T] of its probabilities, and mean_logp
+        [N, T], the mean of its log-probabilities over the tokens that can be chosen, all 0 where nothing was acted; hidden
+        [N, T+1, D], the states before each action and, at index length, after the last; layers [N, T+1, depth, D] what each layer
+        makes of these places, last of all `hidden`; values [N, T+1] of the states; 0 beyond.
         Raises ValueError for something wanted that is not offered, or for rows longer than the model's context.
         """
         if want - self.offers:
             raise ValueError(f"LanguageModel: cannot give {sorted(want - self.offers)}; offers {sorted(self.offers)}")
         traj = traj.to(self.device)
         prompts = self._prompts(traj)
-        wide = bool(want & {"values", "hidden"})
+        wide = bool(want & {"values", "hidden", "layers"})
         states = traj.length + wide  # how many states of each row are looked at
         looked = torch.arange(traj.width + 1, device=self.device) < states[:, None] if wide else traj.mask
         rows, places = looked.nonzero(as_tuple=True)
@@ -186,7 +193,8 @@ class LanguageModel(nn.Module):
         longest = packed.grid.shape[1]
         if self.model.context is not None and longest > self.model.context:
             raise ValueError(f"LanguageModel: rows of {longest} tokens are longer than the model's context of {self.model.context}")
-        logits, state = self.model.score(packed)
+        kept: list[Tensor] = []
+        logits, state = self.model.score(packed, kept) if "layers" in want else self.model.score(packed)
         acted = torch.ones_like(rows, dtype=torch.bool)
         if wide:
             acted = places < traj.length[rows]
@@ -207,10 +215,14 @@ class LanguageModel(nn.Module):
             more["entropy"] = on_grid(log_total - mean)
         if "mean_logp" in want:
             more["mean_logp"] = on_grid(logits[:, : self.model.choices].mean(-1) - log_total)
+        if "sum_pi_squared" in want:
+            more["sum_pi_squared"] = on_grid(((2 * logits).logsumexp(-1) - 2 * log_total).exp())
         if "logits" in want:
             more["logits"] = on_grid(logits)
         if "hidden" in want:
             more["hidden"] = on_grid(state, 1, (rows, places))
+        if kept:
+            more["layers"] = on_grid(torch.stack([*kept[:-1], state], 1), 1, (rows, places))
         if "values" in want and self.value_head is not None:  # it is there: offered only with a critic
             values = self.value_head(state.to(self.value_head.weight.dtype))[:, 0]
             more["values"] = on_grid(values, 1, (rows, places))

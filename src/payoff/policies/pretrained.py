@@ -104,6 +104,7 @@ class HubModel(nn.Module):
         self.vocabulary = self.choices = int(head.out_features if hasattr(head, "out_features") else head.weight.shape[0])
         config = network.config.get_text_config() if hasattr(network.config, "get_text_config") else network.config
         self.context: int | None = getattr(config, "max_position_embeddings", None)
+        self.depth = int(config.num_hidden_layers)
         bare = network.get_base_model() if hasattr(network, "peft_config") else network
         self._takes = frozenset(inspect.signature(bare.forward).parameters)
 
@@ -112,18 +113,21 @@ class HubModel(nn.Module):
         """Where the input embeddings are."""
         return self.network.get_input_embeddings().weight.device
 
-    def score(self, packed: Packed) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M D"]]:
-        """Logits after, and last-layer states at, the tokens that are asked for.
+    def score(self, packed: Packed, kept: list[Tensor] | None = None) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M D"]]:
+        """Logits after, and last-layer states at, the tokens that are asked for; kept takes what every layer makes of them.
 
         A model whose pieces are not known reads padded rows. It needs no mask: no token looks at what comes later. Only the places
         asked for reach its head, whatever it does with its logits (a cap, a scale), because states are picked out on their way in.
         """
         decoder = self._decoder()
         if decoder is not None:
-            return score(decoder, packed)
-        with self._picking(packed.source[packed.asked]) as picked:
-            logits = self.network(input_ids=packed.rows, use_cache=False).logits[0]
-        return logits, picked[0]
+            return score(decoder, packed, kept)
+        flat = packed.source[packed.asked]
+        with self._picking(flat) as picked:
+            output = self.network(input_ids=packed.rows, use_cache=False, output_hidden_states=kept is not None)
+        if kept is not None:
+            kept += [states.flatten(0, 1).index_select(0, flat) for states in output.hidden_states[1:]]
+        return output.logits[0], picked[0]
 
     def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Session:
         """Read these contexts once each, and be ready to go on with `copies` of each."""
@@ -168,6 +172,7 @@ class AdaptersOff(nn.Module):
         super().__init__()
         self._shared = (model,)  # in a tuple, so that the weights are not counted, saved or moved a second time
         self.width, self.vocabulary, self.choices, self.context = model.width, model.vocabulary, model.choices, model.context
+        self.depth = model.depth
 
     @property
     def device(self) -> torch.device:
@@ -175,10 +180,10 @@ class AdaptersOff(nn.Module):
         return self._shared[0].device
 
     @torch.no_grad()
-    def score(self, packed: Packed) -> tuple[Tensor, Tensor]:
+    def score(self, packed: Packed, kept: list[Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """As `HubModel.score`, without adapters or gradient."""
         with self._shared[0].network.disable_adapter():
-            return self._shared[0].score(packed)
+            return self._shared[0].score(packed, kept)
 
     def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> HubSession:
         """As `HubModel.session`, without adapters."""

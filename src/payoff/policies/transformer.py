@@ -179,6 +179,11 @@ class Transformer(nn.Module):
         }
 
     @property
+    def depth(self) -> int:
+        """How many layers there are."""
+        return len(self.blocks)
+
+    @property
     def layers(self) -> Sequence[BlockLayer]:
         """The blocks, in order."""
         return [BlockLayer(block) for block in self.blocks]  # type: ignore[arg-type]
@@ -218,10 +223,10 @@ class Transformer(nn.Module):
         state = _norm(self.norm)(x)
         return F.linear(state, self.head.weight, self.exclusion), state
 
-    def score(self, packed: Packed) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M W"]]:
+    def score(self, packed: Packed, kept: list[Tensor] | None = None) -> tuple[Float[Tensor, "M V"], Float[Tensor, "M W"]]:
         """Logits after, and states at, the tokens that are asked for; ValueError when rows are longer than the context."""
         self._check(packed.grid.shape[1])
-        return score(self, packed)
+        return score(self, packed, kept)
 
     def session(self, contexts: Sequence[Sequence[int]], copies: int, room: int) -> Writing:
         """Read these contexts once each, and be ready to go on with `copies` of each for up to `room` tokens."""

@@ -84,16 +84,24 @@ class GuidedAttempts(nn.Module):
         base = torch.tensor(of, device=attempts.device).repeat_interleave(self.again)
         marked = {**replies.extras, "guided": torch.ones(len(replies), dtype=torch.bool, device=replies.device)}
         replies = replies.replace(group=attempts.group[base], extras=marked)
-        return concatenate([plain, replies if self.context == "with" else self._bare(replies, attempts, base)])
+        return concatenate([plain, replies if self.context == "with" else of_bare_starts(replies, attempts, base)])
 
-    def _bare(self, replies: Trajectories, attempts: Trajectories, base: Int[Tensor, " R"]) -> Trajectories:
-        """The replies as rollouts of their bare starts: all that belongs to the start comes from the attempts at it."""
-        items = [
-            {**attempts.items[row], **{name: reply[name] for name in _SAID if name in reply}}
-            for row, reply in zip(base.tolist(), replies.items, strict=True)
-        ]
-        own = {name: attempts.extras[name][base] for name, of in replies.extras.items() if of.ndim == 1 and name != "guided"}
-        return replies.replace(items=items, extras={**replies.extras, **own})
+
+def of_bare_starts(replies: Trajectories, attempts: Trajectories, base: Int[Tensor, " R"]) -> Trajectories:
+    """The replies as rollouts of what the attempts `base` were rollouts of: all that belongs to a start comes from its attempt.
+
+    >>> from payoff.examples import four_answers
+    >>> traj = four_answers()
+    >>> (item,) = of_bare_starts(traj.select(torch.tensor([1])), traj, torch.tensor([2])).items
+    >>> item["prompt"] == traj.items[2]["prompt"], item["response"] == traj.items[1]["response"]
+    (True, True)
+    """
+    items = [
+        {**attempts.items[row], **{name: reply[name] for name in _SAID if name in reply}}
+        for row, reply in zip(base.tolist(), replies.items, strict=True)
+    ]
+    own = {name: attempts.extras[name][base] for name, of in replies.extras.items() if of.ndim == 1 and name in attempts.extras}
+    return replies.replace(items=items, extras={**replies.extras, **own})
 
 
 def told_more(start: Start, item: Item, why: str) -> Start | None:
@@ -114,14 +122,24 @@ def told_more(start: Start, item: Item, why: str) -> Start | None:
 
 
 def judged(checker: Callable[..., Any], item: Item) -> tuple[bool | None, str]:
-    """Whether an item passes, None where that is not known; and what the checker says about it.
+    """Whether an item passes, above 1/2, None where that is not known; and what the checker says about it.
 
     >>> judged(lambda response: Verdict(0.0, True, "too short"), {"response": "a", "prompt": "b"})
     (False, 'too short')
+    """
+    value, why = score_of(checker, item)
+    return (None if value is None else value > 0.5), why
+
+
+def score_of(checker: Callable[..., Any], item: Item) -> tuple[float | None, str]:
+    """What a checker gives an item, whose fields it is called with by name, None without verdict; and what it says about it.
+
+    >>> score_of(lambda response: len(response) / 4, {"response": "a", "prompt": "b"})
+    (0.25, '')
     """
     wanted = inspect.signature(checker).parameters.values()
     said = checker(**{p.name: item[p.name] for p in wanted if p.name in item})
     why = said.reason if isinstance(said, Verdict) else ""
     if isinstance(said, Verdict):
         said = said.value if said.valid else None
-    return (None if said is None else float(said) > 0.5), why
+    return (None if said is None else float(said)), why

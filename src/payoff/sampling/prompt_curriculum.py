@@ -186,6 +186,32 @@ class LearnedDifficulty(nn.Module):
         self.optimiser = torch.optim.Adam(self._trained, lr=self.learning_rate)
 
 
+def worth_in_rollouts(
+    predicted: Float[Tensor, " M"], successes: Float[Tensor, " M"], rollouts: Float[Tensor, " M"]
+) -> float | None:
+    """How many rollouts of a start tell as much of its success rate as a prediction does, on average over M starts (PCL).
+
+    The mean of r outcomes of 0 and 1 errs by p (1 - p) / r, a prediction V by (V - p)^2: r = sum p (1 - p) / sum (V - p)^2. Both
+    sums are estimated without bias from S successes in n rollouts, m = S / n: p (1 - p) by m (1 - m) n / (n - 1), and (V - p)^2
+    by (V - m)^2 - m (1 - m) / (n - 1).
+
+    Take starts that V was not chosen or trained by: what it chose flatters it. inf where the prediction errs by no more than the
+    rollouts it is compared with; None where no start has two rollouts.
+
+    >>> predicted, half = torch.tensor([0.5, 0.5]), torch.tensor([40.0, 60.0])
+    >>> round(worth_in_rollouts(predicted, half, torch.tensor([100.0, 100.0])), 1)
+    32.0
+    """
+    enough = rollouts > 1
+    v, n = predicted[enough].double(), rollouts[enough].double()
+    mean = successes[enough].double() / n
+    if not len(n):
+        return None
+    spread = mean * (1 - mean) / (n - 1)
+    error = float(((v - mean).square() - spread).sum())
+    return float((spread * n).sum()) / error if error > 0 else math.inf
+
+
 def _zeroed(layer: nn.Linear) -> nn.Linear:
     """The layer with weights of 0: what it says first is 0 for everyone."""
     nn.init.zeros_(layer.weight)

@@ -1,10 +1,11 @@
-"""One model out of several specialists that started from the same weights, and how far apart those specialists are.
+"""One model out of several that started from the same weights, a part of what one learned, and how far apart specialists are.
 
 Weights are state dictionaries, name -> tensor, as `state_dict()` gives them. What holds no floating-point numbers is the base's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -73,6 +74,32 @@ def merged(
         else:
             moved = scale * _selected(stack, keep)
         result[name] = (base[name].to(torch.float64) + moved).to(base[name].dtype)
+    return result
+
+
+@method("dler", kind="search", paper="arXiv:2510.15110")
+def largest_updates(base: Weights, tuned: Weights, *, keep: float = 0.25, scale: float = 0.7) -> dict[str, Tensor]:
+    """Of what training changed in each weight matrix, the largest share alone, scaled (DLER's update-selective merge).
+
+    theta_0 + scale times the `keep` of the entries of theta - theta_0 that are largest by size, tensor by tensor; the others are
+    theta_0's. It gives back some of what a length penalty cost in accuracy for some of the length: measure both at several `keep`.
+
+    keep 0 is the base and keep 1 with scale 1 the tuned model, exactly; of equal sizes the first entries, as many as round to the
+    share. In float64 inside, types as in the base; what is not floating-point is the base's. Raises ValueError for other names or
+    shapes than the base's, a share outside [0, 1], and a scale that is not finite.
+
+    >>> base, tuned = {"w": torch.zeros(4)}, {"w": torch.tensor([4.0, -3.0, 2.0, 1.0])}
+    >>> largest_updates(base, tuned, keep=0.5, scale=1.0)["w"]
+    tensor([ 4., -3.,  0.,  0.])
+    """
+    if not 0 <= keep <= 1 or not math.isfinite(scale):
+        raise ValueError(f"largest_updates: keep must lie in [0, 1] and scale be finite, got {keep} and {scale}")
+    result = dict(base)
+    for name, tau in _change("largest_updates", base, tuned).items():
+        kept = torch.zeros(tau.numel(), dtype=torch.bool)
+        kept[tau.abs().flatten().sort(descending=True, stable=True).indices[: round(keep * tau.numel())]] = True
+        moved = base[name].to(torch.float64).cpu() + scale * tau
+        result[name] = torch.where(kept.reshape(tau.shape), moved.to(base[name].dtype), base[name].cpu()).to(base[name].device)
     return result
 
 

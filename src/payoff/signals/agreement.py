@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from payoff.catalogue import method
 from payoff.signals.answers import _number, final_answer, normalise
@@ -63,7 +64,7 @@ def self_consistency(response: Sequence[str], *, pattern: str | None = None) -> 
 
 @method("co-reward", kind="grader", paper="arXiv:2508.00410", sees="batch")
 def co_reward(
-    response: Sequence[str], pair: Sequence[Hashable], view: Sequence[Hashable], *, pattern: str | None = None
+    response: Sequence[str], pair: Sequence[Any], view: Sequence[Any], *, pattern: str | None = None
 ) -> list[float | None]:
     """1 where an answer is the most frequent one that ANOTHER view of the same question gets, else 0 (Co-Reward).
 
@@ -80,6 +81,7 @@ def co_reward(
     ([0.0, 1.0, 0.5, 0.5], [None])
     """
     keys = [answer_key(one, pattern=pattern) for one in response]
+    pair, view = ([one if isinstance(one, Hashable) else repr(one) for one in names] for names in (pair, view))
     votes: dict[Hashable, dict[Hashable, Counter[Hashable]]] = {}
     for key, question, wording in zip(keys, pair, view, strict=True):
         of_view = votes.setdefault(question, {}).setdefault(wording, Counter())

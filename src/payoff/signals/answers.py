@@ -116,7 +116,8 @@ def normalise(text: str) -> str:
 
 def _references(reference: Reference) -> list[str]:
     several = [reference] if isinstance(reference, str | int | float | Mapping | None) else reference
-    return [str(one) for one in several if not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
+    # NaN is how tables write that there is nothing.
+    return [str(one) for one in several if one == one and not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
 
 
 def _number(text: str) -> Fraction | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from payoff.catalogue import method
@@ -10,7 +9,7 @@ from payoff.pipeline import Verdict
 
 
 @method("social-deduction-speaking", kind="grader", paper="arXiv:2502.06060")
-def speaking(beliefs: Sequence[Any], team: bool | int = True) -> Verdict:
+def speaking(beliefs: Any, team: bool | int = True) -> Verdict:
     """Pay every message for how much more its listeners believe the truth after it, one number per step.
 
     Message k gets B_k - B_(k-1), where B is the sum, over the listeners of the team, of the probability each gives to what is
@@ -35,8 +34,8 @@ def speaking(beliefs: Sequence[Any], team: bool | int = True) -> Verdict:
 @method("social-deduction-listening-speaking", kind="grader", paper="arXiv:2502.06060")
 def player_reward(
     won: Any,
-    beliefs: Sequence[Any] = (),
-    first: Sequence[Any] | None = None,
+    beliefs: Any = (),
+    first: Any = None,
     team: bool | int = True,
     *,
     win: float = 1.0,
@@ -68,7 +67,8 @@ def player_reward(
     gains = _gains(beliefs, team)
     if isinstance(gains, str):
         return Verdict(0.0, valid=False, reason=gains)
-    if first is not None and not all(isinstance(p, int | float) and 0 <= p <= 1 for p in first):
+    listed = first is None or isinstance(first, list | tuple)
+    if not listed or not all(isinstance(p, int | float) and 0 <= p <= 1 for p in first or ()):
         return Verdict(0.0, valid=False, reason="the first survey: a belief is no probability")
     steps = [speech * gain for gain in gains]
     begun = 0.0 if first is None else task * (sum(first) - offset) * (1 if team else -1)
@@ -79,8 +79,10 @@ def player_reward(
     return Verdict(steps)
 
 
-def _gains(beliefs: Sequence[Any], team: bool | int) -> list[float] | str:
+def _gains(beliefs: Any, team: bool | int) -> list[float] | str:
     """What each message adds to what is believed, 0 for none; or what is wrong with the lists."""
+    if not isinstance(beliefs, list | tuple):
+        return f"beliefs must be a list with an entry for each step, got {str(beliefs)[:40]!r}"
     gains = []
     for number, pair in enumerate(beliefs, 1):
         if pair is None:

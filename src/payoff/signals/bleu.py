@@ -141,8 +141,8 @@ def mt_r1_zero(
     threshold: instead of the quality, 2 where every part of it is above this, else -1.5
 
     Range -3 and 1 .. 2 (1 .. 3 for "mixed"). Cost as `bleu`. Form is 4 away from failure and quality at most 2: until the form is
-    learned nothing else is. A learned metric can be gamed: judge by another. No verdict without a reference, or without `semantic`
-    where it is needed.
+    learned nothing else is. A translation of fewer than four words has no BLEU, as with sacrebleu: 1, right as it may be. A learned
+    metric can be gamed: judge by another. No verdict without a reference, or without `semantic` where it is needed.
 
     >>> mt_r1_zero("<think>hm</think><translate>a b c d</translate>", "a b c d"), mt_r1_zero("a b c d", "a b c d")
     (2.0, -3.0)
@@ -169,13 +169,13 @@ def mt_r1_zero(
 
 
 def texts_of(reference: Reference) -> list[str]:
-    """References as a list of texts, without those that say nothing and those that are neither text nor number.
+    """References as a list of texts, without those that say nothing (NaN too) and those that are neither text nor number.
 
-    >>> texts_of(["a", None, " "]), texts_of(7), texts_of({"a": 1})
-    (['a'], ['7'], [])
+    >>> texts_of(["a", None, " "]), texts_of(7), texts_of({"a": 1}), texts_of(float("nan"))
+    (['a'], ['7'], [], [])
     """
     several = [reference] if isinstance(reference, str | int | float | Mapping | None) else reference
-    return [str(one) for one in several if not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
+    return [str(one) for one in several if one == one and not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
 
 
 @functools.cache

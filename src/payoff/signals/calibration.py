@@ -263,10 +263,12 @@ def calibration(
     return Calibration(float(error), float(brier), _auroc(q, w * c, w * (1 - c)), float(accuracy))
 
 
-def truthfulness(ternary: Float[Tensor, " N"], known: Bool[Tensor, " N"]) -> dict[str, float]:
-    """Shares of right, abstaining and wrong answers from ternary rewards of +1, 0, -1, and right minus wrong, over what is known.
+def truthfulness(
+    ternary: Float[Tensor, " N"], known: Bool[Tensor, " N"], *, weights: tuple[float, float, float] = (1.0, 0.0, 1.0)
+) -> dict[str, float]:
+    """Shares of right, abstaining and wrong answers from ternary rewards of +1, 0, -1, and w1 right + w2 abstains - w3 wrong.
 
-    Raises ValueError where nothing is known, or for other numbers.
+    weights: w1, w2, w3; right minus wrong as it stands. Raises ValueError where nothing is known, or for other numbers.
 
     >>> truthfulness(torch.tensor([1.0, 1.0, 0.0, -1.0]), torch.ones(4, dtype=torch.bool))
     {'right': 0.5, 'abstains': 0.25, 'wrong': 0.25, 'truthfulness': 0.25}
@@ -275,7 +277,8 @@ def truthfulness(ternary: Float[Tensor, " N"], known: Bool[Tensor, " N"]) -> dic
     shares = [float((said == one).double().mean()) if len(said) else 0.0 for one in (1, 0, -1)]
     if abs(sum(shares) - 1) > 1e-9:
         raise ValueError("truthfulness: needs at least one known reward, each +1, 0 or -1")
-    return {"right": shares[0], "abstains": shares[1], "wrong": shares[2], "truthfulness": shares[0] - shares[2]}
+    total = weights[0] * shares[0] + weights[1] * shares[1] - weights[2] * shares[2]
+    return {"right": shares[0], "abstains": shares[1], "wrong": shares[2], "truthfulness": total}
 
 
 def _auroc(q: Float[Tensor, " N"], right: Float[Tensor, " N"], wrong: Float[Tensor, " N"]) -> float | None:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
@@ -20,7 +20,7 @@ _NO_REFERENCE = Verdict(0.0, valid=False, reason="no reference to compare the an
 
 
 @method("choice", kind="grader")
-def choice(response: str, reference: Reference, choices: Sequence[str] | None = None) -> float | Verdict:
+def choice(response: str, reference: Reference, choices: Any = None) -> float | Verdict:
     """1 where the final answer chooses what the reference names, by its letter or its text, else 0.
 
     A letter may stand alone or in "(B)", "B.", "option B" or "B) Paris"; a letter with the text of another choice is wrong, and so
@@ -33,8 +33,8 @@ def choice(response: str, reference: Reference, choices: Sequence[str] | None = 
     >>> [choice(said, "B", ["Rome", "Paris"]) for said in ("It is B", "The answer is (B).", "Answer: Paris", "B) Rome", "A or B")]
     [0.0, 1.0, 1.0, 0.0, 0.0]
     """
-    if isinstance(choices, str):
-        return Verdict(0.0, valid=False, reason=f"choices must be a list of texts, got {choices[:40]!r}")
+    if choices is not None and not isinstance(choices, list | tuple):
+        return Verdict(0.0, valid=False, reason=f"choices must be a list of texts, got {str(choices)[:40]!r}")
     if isinstance(reference, int) and not isinstance(reference, bool):
         wanted = {reference} if 0 <= reference < (len(choices) if choices else 26) else set()
         named = True
@@ -48,7 +48,7 @@ def choice(response: str, reference: Reference, choices: Sequence[str] | None = 
 
 
 @method("medvlm-r1", kind="grader", paper="arXiv:2502.19634")
-def medvlm_r1(response: str, reference: Reference, choices: Sequence[str] | None = None) -> float | Verdict:
+def medvlm_r1(response: str, reference: Reference, choices: Any = None) -> float | Verdict:
     """Form + right choice, 0 to 2 (MedVLM-R1): 1 for <think>...</think><answer>...</answer> and nothing else, 1 for the letter.
 
     The form is that of `tags`, the letter that of `choice`; the reasoning is not looked at, and need not support the answer.
@@ -99,7 +99,7 @@ def label_set(
 def med_r1(
     response: str,
     reference: Reference,
-    labels: Sequence[str],
+    labels: Any,
     *,
     negative: str = "no finding",
     negative_pay: float = 0.25,
@@ -119,8 +119,8 @@ def med_r1(
     >>> [med_r1(said, ["mass", "edema"], findings) for said in ("Mass, edema", "edema", "edema, no finding", "massive")]
     [2.0, 1.0, 0.0, 0.0]
     """
-    if isinstance(labels, str):
-        return Verdict(0.0, valid=False, reason=f"labels must be a list of texts, got {labels[:40]!r}")
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) for label in labels):
+        return Verdict(0.0, valid=False, reason=f"labels must be a list of texts, got {str(labels)[:40]!r}")
     known = {normalise(label) for label in labels if normalise(label)}
     wanted = {normalise(one) for one in (listed(reference) if isinstance(reference, str) else texts_of(reference))}
     if not wanted:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
@@ -19,7 +20,7 @@ HIRING: Payoffs = {"accept": {"accept": 1.0, "reject": -0.5}, "reject": {"accept
 def decision_reward(
     response: str,
     reference: str | None,
-    evidence: Sequence[str] | None = None,
+    evidence: Any = None,
     *,
     payoffs: Payoffs = HIRING,
     form: float = 0.1,
@@ -55,6 +56,8 @@ def decision_reward(
     right = normalise(reference) if isinstance(reference, str) else None
     if right not in table:
         return Verdict(0.0, valid=False, reason=f"the reference {str(reference)[:40]!r} is none of {', '.join(payoffs)}")
+    if evidence is not None and not (isinstance(evidence, list | tuple) and all(isinstance(one, str) for one in evidence)):
+        return Verdict(0.0, valid=False, reason=f"evidence must be a list of texts, got {str(evidence)[:40]!r}")
     text = response[:LONGEST]
     said = final_answer(text)
     decision = normalise(said) if said is not None else None

@@ -165,7 +165,7 @@ def localisation(response: str, reference: Any, shown: Size = None, image: Size 
 
 
 @method("affordance-r1", kind="grader", paper="arXiv:2508.06206")
-def affordance(response: str, reference: Any, affordance: str = "", similarity: float | int | None = None) -> Verdict:
+def affordance(response: str, reference: Any, affordance: Any = "", similarity: Any = None) -> Verdict:
     """Form, places, no repetition, name and count of what can be acted on, 0..10 (Affordance-R1).
 
     Sum of: form, 1 for think, rethink and answer in order and nothing else, and the mean over items of 1[a box of four] + 1[a point
@@ -186,6 +186,9 @@ def affordance(response: str, reference: Any, affordance: str = "", similarity: 
     wanted = _targets(reference)
     if not wanted or any(target.point is None for target in wanted):
         return _unreadable("boxes and points")
+    if not isinstance(affordance, str) or not isinstance(similarity, int | float | None):
+        said = f"affordance must be text and similarity a number, got {str(affordance)[:40]!r} and {str(similarity)[:40]!r}"
+        return Verdict(0.0, valid=False, reason=said)
     pattern = r"<think>.*?</think>\s*<rethink>.*?</rethink>\s*<answer>.*?</answer>"
     tags = [response.count(tag) == 1 for name in ("think", "rethink", "answer") for tag in (f"<{name}>", f"</{name}>")]
     form = float(all(tags) and re.fullmatch(pattern, response.strip(), re.DOTALL) is not None)

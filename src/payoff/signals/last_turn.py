@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from payoff.catalogue import method
 from payoff.pipeline import Verdict
@@ -11,7 +11,7 @@ from payoff.signals.calibration import graded
 
 
 @method("mgpo", kind="grader", paper="arXiv:2507.05920")
-def last_turn(steps: Sequence[str], reference: Reference, *, correct: str = "answer-match") -> float | Verdict:
+def last_turn(steps: Any, reference: Reference, *, correct: str = "answer-match") -> float | Verdict:
     """What a grader gives to the last turn alone: in a task of two turns, first where to look and then the answer (MGPO).
 
     No turn before the last is read, so that naming a place, and naming the right one, is learned from the answer only; the first
@@ -26,4 +26,6 @@ def last_turn(steps: Sequence[str], reference: Reference, *, correct: str = "ans
     >>> last_turn(['{"bbox_2d": [0, 0, 8, 8]}', "The answer is 7"], "7"), last_turn(["The answer is 7", "I see nothing"], "7")
     (1.0, 0.0)
     """
+    if steps is not None and not (isinstance(steps, list | tuple) and all(isinstance(step, str) for step in steps)):
+        return Verdict(0.0, valid=False, reason=f"steps must be a list of texts, got {str(steps)[:40]!r}")
     return graded(correct, steps[-1] if steps else "", reference)

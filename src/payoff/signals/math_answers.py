@@ -64,7 +64,7 @@ def math_answer(response: str, reference: Reference, *, time_limit: float = 5.0)
     if not time_limit > 0:
         raise ValueError(f"math_answer: time_limit must be > 0, got {time_limit}")
     several = [reference] if isinstance(reference, str | int | float | Mapping | None) else list(reference)
-    wanted = [str(one) for one in several if not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
+    wanted = [str(one) for one in several if one == one and not isinstance(one, Mapping | list | tuple | None) and str(one).strip()]
     if not wanted:
         return Verdict(0.0, valid=False, reason="no reference to compare the answer with")
     answers = final_answers(response)

@@ -16,7 +16,7 @@ _LONGEST = 2000
 
 
 @method("caprl", kind="grader", paper="arXiv:2509.22647")
-def caprl(reader_answers: Sequence[Any], questions: Sequence[Any]) -> Verdict:
+def caprl(reader_answers: Any, questions: Any) -> Verdict:
     """The share of questions that a reader who sees only the response answered right, 0..1 (CapRL's utility).
 
     R = mean over the questions of 1[the reader's letter is the key]. The row holds `questions`, each with its "key", a letter, and
@@ -31,8 +31,10 @@ def caprl(reader_answers: Sequence[Any], questions: Sequence[Any]) -> Verdict:
     >>> caprl(["B", "The answer is (C).", "I cannot tell"], [{"key": "B"}, {"key": "C"}, {"key": "A"}]).value
     0.6666666666666666
     """
-    if isinstance(reader_answers, str) or not all(isinstance(said, str | None) for said in reader_answers):
+    if not isinstance(reader_answers, list | tuple) or not all(isinstance(said, str | None) for said in reader_answers):
         return Verdict(0.0, valid=False, reason="reader_answers must be a list with a text, or null, for each question")
+    if not isinstance(questions, list | tuple):
+        return Verdict(0.0, valid=False, reason=f'questions must be a list of {{"key": letter}}, got {str(questions)[:40]!r}')
     keys = [str(one.get("key", "")).strip().upper() if isinstance(one, Mapping) else "" for one in questions]
     if len(keys) != len(reader_answers) or not keys:
         return Verdict(0.0, valid=False, reason=f"{len(reader_answers)} answers of the reader to {len(keys)} questions")

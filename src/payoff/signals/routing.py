@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -81,7 +81,7 @@ def cost(cost: Any) -> float | Verdict:
     >>> cost(2.5), cost(None).reason
     (2.5, 'no cost that is a number of at least 0')
     """
-    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost < math.inf:
+    if isinstance(cost, bool) or not isinstance(cost, int | float) or not 0 <= cost <= sys.float_info.max:
         return Verdict(0.0, valid=False, reason="no cost that is a number of at least 0")
     return float(cost)
 

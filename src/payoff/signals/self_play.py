@@ -19,9 +19,9 @@ def spell(
     success: float | int | Sequence[Any] | None = None,
     well_formed: bool | int = True,
     grounded: bool | int = True,
-    verdicts: Verdicts | None = None,
+    verdicts: Any = None,
     rule: float | int | None = None,
-    verdict: bool | int | float | None = None,
+    verdict: Any = None,
     *,
     curve: Curve = "gauss",
     least: float = 0.51,
@@ -85,7 +85,7 @@ def questioner(
 
 
 @method("spell-responder", kind="grader", paper="arXiv:2509.23863")
-def responder(verdicts: Verdicts, rule: float | int | None = None) -> float | Verdict:
+def responder(verdicts: Any, rule: float | int | None = None) -> float | Verdict:
     """Pay an answer that a rule or most of its verifiers find right: max(rule, majority) (SPELL's responder).
 
     verdicts: what the verifiers said of this answer, true or false (1 or 0); None where what they said could not be read, which is
@@ -107,8 +107,8 @@ def responder(verdicts: Verdicts, rule: float | int | None = None) -> float | Ve
 
 @method("spell-verifier", kind="grader", paper="arXiv:2509.23863")
 def verifier(
-    verdict: bool | int | float | None,
-    verdicts: Verdicts,
+    verdict: Any,
+    verdicts: Any,
     rule: float | int | None = None,
     *,
     least: float = 0.51,
@@ -128,7 +128,7 @@ def verifier(
     >>> verifier(True, [True, True]).reason
     'the verifiers agree to 100 %, which teaches nothing'
     """
-    if why := _fault([*verdicts, verdict], rule):
+    if why := _fault(verdicts, rule, verdict):
         return Verdict(0.0, valid=False, reason=why)
     said = [bool(one) for one in verdicts if one is not None]
     chosen = majority(verdicts)
@@ -154,9 +154,12 @@ def majority(verdicts: Verdicts) -> bool | None:
     return said[0] if 2 * sum(said) == len(said) else 2 * sum(said) > len(said)
 
 
-def _fault(verdicts: Sequence[Any], rule: Any) -> str:
-    """What is wrong with a row's verdicts and its rule's score; nothing where they are what they should be."""
-    if odd := [one for one in verdicts if not isinstance(one, bool | int | float | None)]:  # "no" is no verdict, and not false
+def _fault(verdicts: Any, rule: Any, *one: Any) -> str:
+    """What is wrong with a row's verdicts, `one` of its own and its rule's score; nothing where they are what they should be."""
+    if not isinstance(verdicts, list | tuple):
+        return f"verdicts must be a list, got {str(verdicts)[:40]!r}"
+    # "no" is no verdict, and not false; nor is NaN, and not true.
+    if odd := [said for said in (*verdicts, *one) if not (said is None or (isinstance(said, int | float) and said in (0, 1)))]:
         return f"a verdict is true, false or null, got {str(odd[0])[:40]!r}"
     if rule is not None and not (isinstance(rule, int | float) and 0 <= rule <= 1):
         return f"the rule's score must lie in 0..1, got {str(rule)[:40]}"

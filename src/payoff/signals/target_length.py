@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -38,7 +39,8 @@ def target_length(
         raise ValueError(
             f'target_length: scale > 0 and unit "tokens", "words" or "characters" are needed, got {scale} and {unit!r}'
         )
-    if not isinstance(target_length, int | float) or isinstance(target_length, bool) or not 0 <= target_length < float("inf"):
+    known = isinstance(target_length, int | float) and not isinstance(target_length, bool)
+    if not known or not 0 <= target_length <= sys.float_info.max:
         return Verdict(0.0, valid=False, reason=f"target_length must be a number of at least 0, got {str(target_length)[:40]}")
     if unit == "tokens" and tokens is None:
         return Verdict(0.0, valid=False, reason='the row has no tokens to count; choose unit: "words" or "characters"')
