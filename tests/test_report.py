@@ -383,6 +383,12 @@ def test_page_is_one_file_that_loads_and_runs_nothing_foreign(compared):
     assert "http" not in re.sub(r"http-equiv", "", "".join(tags.text))
 
 
+def test_the_page_explains_the_columns_that_its_table_has_and_no_others(compared):
+    text = (compared / "report.html").read_text(encoding="utf-8")
+    assert "parted: update from which" in text
+    assert "credit: cosine of" not in text  # nothing here was measured by continuations
+
+
 def test_security_policy_admits_exactly_the_style_and_script_of_the_page(compared):
     text = (compared / "report.html").read_text(encoding="utf-8")
     policy = next(attrs["content"] for attrs in Tags(text).named("meta") if attrs.get("http-equiv") == "Content-Security-Policy")

@@ -15,7 +15,7 @@ from payoff.report_page.figures import figures
 from payoff.report_page.findings import Row
 from payoff.report_page.pictures import gallery
 from payoff.report_page.runs import PHASES, Run, read
-from payoff.report_page.sentences import headline, scope, sentences
+from payoff.report_page.sentences import cells, headline, scope, sentences
 from payoff.report_page.svg import chart_svg, forest_svg, key_svg
 from payoff.report_page.tokens import Record, channels, example_html, island, limit, prompt_html, record
 from payoff.report_page.wording import attribute, markup, plural, prose, whole
@@ -28,13 +28,15 @@ QUESTIONS = {
     "learning": "Is there something to learn from, and does the policy keep its shape?",
     "cost": "What does an arm's truth cost in time?",
 }
-COLUMNS = """
-own reward: mean of the first and of the last twentieth of the updates. reward-truth r: correlation of the two over the
-evaluations of a seed, mean over seeds. credit: cosine of the weights of steps with what continuations say that these steps were
-worth, in the first and the last rollouts that were kept, mean over seeds. invalid: share of rollouts without verdict, which enter
-no number. parted: update from which own reward rises while truth falls, with its 95 % interval where it has a width, and in how
-many of the seeds.
-"""
+COLUMNS = {
+    "own reward": "mean of the first and of the last twentieth of the updates.",
+    "reward-truth r": "correlation of the two over the evaluations of a seed, mean over seeds.",
+    "credit": "cosine of the weights of steps with what continuations say that these steps were worth, in the first and the last "
+    "rollouts that were kept, mean over seeds.",
+    "invalid": "share of rollouts without verdict, which enter no number.",
+    "parted": "update from which own reward rises while truth falls, with its 95 % interval where it has a width, and in how many "
+    "of the seeds.",
+}
 TINTS = """
 Each token is tinted by its credit, the final weight of its log-probability: blue with a bar above where it is made likelier, orange
 with a bar beneath where it is made less likely, untinted at exactly 0. Grey italics are not the policy's own tokens, hatching is no
@@ -77,8 +79,9 @@ def _verdict(run: Run, rows: Sequence[Row], drawn: Sequence[Figure]) -> str:
         for word, text in sentences(run, rows)
     )
     forest = "".join(_figure(figure) for figure in drawn if figure.name == "difference")
-    table = tables.summary(run, rows)
-    return f'<ul class="said">{said}</ul>{forest}{_note(scope(run, rows) + ".")}{table}{_note(COLUMNS)}'
+    table, there = tables.summary(run, rows), cells(run, rows)
+    columns = " ".join(f"{name}: {told}" for name, told in COLUMNS.items() if name in there)
+    return f'<ul class="said">{said}</ul>{forest}{_note(scope(run, rows) + ".")}{table}{_note(columns)}'
 
 
 def _figure(figure: Figure) -> str:
