@@ -6,6 +6,7 @@ isolation defines `attack`, which gives True only if the forbidden thing worked;
 here. Each is made twice, so that the second could find what the first left behind.
 """
 
+import gc
 import json
 import os
 import random
@@ -125,10 +126,11 @@ def test_nothing_outlives_the_attempts(sandbox):
     lasting = "import os, time\nfor _ in range(3):\n    if os.fork() == 0:\n        os.setsid(); time.sleep(99)\n"
     for _ in range(5):
         sandbox.run_python(lasting)
+    gc.collect()  # what earlier tests left open is not closed between the two counts
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         sandbox.run_python("print(1)")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     for kind, server in _running.items():
         if kind.level == sandbox.level:
             deadline = time.monotonic() + 5

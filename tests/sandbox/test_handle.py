@@ -1,6 +1,7 @@
 """The handle: what a run gives, from wherever it is called, and what happens when parts of the machinery are killed."""
 
 import asyncio
+import gc
 import multiprocessing
 import os
 import pickle
@@ -372,6 +373,7 @@ def test_many_runs_leak_neither_descriptors_nor_processes_nor_memory(sandbox):
     for _ in range(20):
         sandbox.run_python("print(1)")
     pid = server_of(sandbox).process.pid
+    gc.collect()  # what earlier tests left open is not closed between the two counts
     count = lambda: (len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir("/proc/self/fd")))
     resident = lambda: int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     wait_for(lambda: runs(pid) == [])
@@ -379,7 +381,7 @@ def test_many_runs_leak_neither_descriptors_nor_processes_nor_memory(sandbox):
     for _ in range(60):
         sandbox.run_python("print(1)")
     wait_for(lambda: runs(pid) == [])
-    assert count() == before
+    assert all(after <= at_first for after, at_first in zip(count(), before, strict=True))
     assert resident() - held < 64  # pages
 
 
