@@ -7,7 +7,6 @@ of log-probabilities. Imports nothing else of payoff.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-_ids = itertools.count()
+_next_id = 0
 _ids_lock = threading.Lock()
 _TABLE = 256  # positions up to which all possible rows of `exists` are tabulated
 _BLOCK = 1 << 18  # entries summed at a time, so that the temporaries of a large batch stay in the cache
@@ -187,17 +186,18 @@ class Trajectories:
 
 def fresh_ids(n: int, device: torch.device | str = "cpu") -> Int[Tensor, " n"]:
     """n numbers this process has never given before: ids of trajectories, and of groups."""
+    global _next_id
     with _ids_lock:
-        return torch.tensor(list(itertools.islice(_ids, n)), dtype=torch.int64, device=device)
+        first, _next_id = _next_id, _next_id + n
+    return torch.arange(first, first + n, device=device)
 
 
 def reserve_ids(first: int) -> int:
     """Never give a number below `first` again (a resumed run calls this); returns the next number that will be given."""
-    global _ids
+    global _next_id
     with _ids_lock:
-        first = max(first, next(_ids))
-        _ids = itertools.count(first)
-        return first
+        _next_id = max(first, _next_id)
+        return _next_id
 
 
 def concatenate(parts: Sequence[Trajectories]) -> Trajectories:

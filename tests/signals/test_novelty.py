@@ -1,5 +1,7 @@
 """Novelty: what is met pays less the next time, and only states that were reached count."""
 
+from collections import Counter
+
 import pytest
 import torch
 
@@ -26,6 +28,17 @@ def test_counts_are_those_of_the_states_reached_in_earlier_batches():
     assert counts(traj)["novelty"].value[3].tolist() == pytest.approx([1 / 2, 0, 0])
     fresh = counts(walk([[5.0, 0.0, 9.0, 7.0]] * 4))["novelty"].value
     assert fresh[0].tolist() == [1, 1, 1]
+
+
+def test_counts_of_many_batches_are_those_of_a_dictionary():
+    generator, counts, met = torch.Generator().manual_seed(0), CountNovelty(power=1.0), Counter()
+    for spread in (3, 8, 8, 40, 1):
+        rows = torch.randint(-spread, spread + 1, (4, 4), generator=generator).float()
+        expected = [1 / (1 + met[state]) for state in rows[:3:2, 1:].flatten().tolist()]  # rows 0 and 2 are full
+        assert counts(walk(rows.tolist()))["novelty"].value[:3:2].flatten().tolist() == pytest.approx(expected)
+        counts.learn(walk(rows.tolist()), {})
+        met.update(state for row, length in zip(rows.tolist(), (3, 2, 3, 1)) for state in row[1 : 1 + length])
+        assert len(counts.keys) == len(met) and bool((counts.keys.diff() > 0).all())
 
 
 def test_the_kth_visit_of_an_episode_pays_k_to_minus_power_and_cannot_be_farmed():

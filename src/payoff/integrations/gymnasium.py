@@ -147,7 +147,7 @@ class OnlineReward:
         channels, unknown = {}, {}
         for name, numbers in given.items():
             if isinstance(numbers, np.ndarray):
-                told = numbers.astype(np.float32, copy=False)
+                told = numbers if numbers.dtype == np.float32 else numbers.astype(np.float32)
             else:
                 if traj is None or traj.width == 1:  # the transition exists, so there is nothing to leave out
                     value, valid = numbers.value.detach().numpy()[:, 0], numbers.valid.numpy()[:, 0]

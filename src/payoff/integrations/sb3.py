@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -82,12 +83,13 @@ class RewardVecEnv(VecEnvWrapper):
         """Write what was paid into the infos."""
         told = {name: value.tolist() for name, value in paid.channels.items()}
         own = rewards.tolist()
-        for i, info in enumerate(infos):
-            info["rewards"] = {name: values[i] for name, values in told.items()}
-            info["environment_reward"] = own[i]
+        names = tuple(told)
         told["environment_reward"] = own
+        for info, *of_channels, of_environment in zip(infos, *told.values()):
+            info["rewards"] = dict(zip(names, of_channels))
+            info["environment_reward"] = of_environment
         for name, values in told.items():
-            self._sums[name] = [*map(float.__add__, self._sums[name], values)] if name in self._sums else values
+            self._sums[name] = [*map(add, self._sums[name], values)] if name in self._sums else values
         for name, lanes in paid.unknown.items():
             for i in lanes.nonzero()[0].tolist():
                 infos[i].setdefault("rewards_unknown", []).append(name)

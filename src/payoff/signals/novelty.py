@@ -98,8 +98,13 @@ class CountNovelty(nn.Module):
     def learn(self, traj: Trajectories, rewards: Rewards) -> Mapping[str, float]:
         """Count what this batch met; metrics: how many states are known."""
         met, times = self._keys(traj)[traj.exists].cpu().unique(return_counts=True)
-        self.keys, place = torch.cat([self.keys, met]).unique(return_inverse=True)
-        self.counts = torch.zeros(len(self.keys), dtype=torch.int64).index_add(0, place, torch.cat([self.counts, times]))
+        place = torch.searchsorted(self.keys, met)
+        known, inside = torch.zeros_like(met, dtype=torch.bool), place < len(self.keys)
+        known[inside] = self.keys[place[inside]] == met[inside]
+        counts = self.counts.index_add(0, place[known], times[known])
+        # Both are in order, so what is new goes in between, and nothing is sorted. New tensors even if no key is new: see `_table`.
+        between = lambda old, new: torch.from_numpy(np.insert(old.numpy(), place[~known].numpy(), new[~known].numpy()))
+        self.keys, self.counts = between(self.keys, met), between(counts, times)
         return {"novelty/states": float(len(self.keys))}
 
     def get_extra_state(self) -> dict[str, Tensor]:
