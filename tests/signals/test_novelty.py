@@ -38,7 +38,8 @@ def test_counts_of_many_batches_are_those_of_a_dictionary():
         assert counts(walk(rows.tolist()))["novelty"].value[:3:2].flatten().tolist() == pytest.approx(expected)
         counts.learn(walk(rows.tolist()), {})
         met.update(state for row, length in zip(rows.tolist(), (3, 2, 3, 1)) for state in row[1 : 1 + length])
-        assert len(counts.keys) == len(met) and bool((counts.keys.diff() > 0).all())
+        assert len(counts.keys) == len(met)
+        assert bool((counts.keys.diff() > 0).all())
 
 
 def test_the_kth_visit_of_an_episode_pays_k_to_minus_power_and_cannot_be_farmed():
