@@ -27,13 +27,14 @@ def says(text, usage=True, **choice):
 @pytest.fixture
 def judge():
     """judge(server, ...): the signal, which keeps nothing unless it is told to."""
-    quick = {"store": "off", "wait": 0.001, "timeout": 0.3, "tries": 2}
+    quick = {"store": "off", "wait": 0.001, "timeout": 10.0, "tries": 2}
     return lambda server, **more: foreign_reward(f"judge:{server.url}/v1#m", **{**quick, **more})
 
 
+SHORT = 0.4  # a busy machine may take a while for what is answered at once
 FAULTS = {
-    "slow": ("hang", "no answer within 0.3 s"),
-    "dripping": ("drip", "no answer within 0.3 s"),
+    "slow": ("hang", f"no answer within {SHORT} s"),
+    "dripping": ("drip", f"no answer within {SHORT} s"),
     "429": ((429, {"Retry-After": "0.001"}, b""), "answers 429"),
     "500": ((500, {}, b"oops"), "answers 500 Internal Server Error: oops"),
     "cut": ("cut", "RemoteDisconnected"),
@@ -53,10 +54,15 @@ FOR_GOOD = {
 }
 
 
+def waiting(name):
+    """How long an answer is waited for: long, where no answer is late."""
+    return {"timeout": SHORT} if name in ("slow", "dripping") else {}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_that_passes_costs_nothing_but_a_try(serve, scores, judge, name):
     server = serve(lambda body, number: FAULTS[name][0] if number == 0 else says(GOOD))
-    assert scores(judge(server), ROWS[:1]) == ([0.25], [None])
+    assert scores(judge(server, **waiting(name)), ROWS[:1]) == ([0.25], [None])
     assert len(server.seen) == 2
 
 
@@ -64,10 +70,10 @@ def test_a_fault_that_passes_costs_nothing_but_a_try(serve, scores, judge, name)
 def test_a_fault_that_stays_is_no_verdict_with_its_reason(serve, scores, judge, name):
     answer, told = (FAULTS | FOR_GOOD)[name]
     server = serve(lambda body, number: answer if "33" in json.dumps(body) else says(GOOD))
-    numbers, reasons = scores(judge(server, concurrency=1, timeout=0.1), ROWS)
+    numbers, reasons = scores(judge(server, concurrency=1, **waiting(name)), ROWS)
     assert numbers == [0.25, None]
     assert reasons[0] is None
-    assert told.replace("0.3", "0.1") in reasons[1]
+    assert told in reasons[1]
     assert len(server.seen) == 1 + (2 if name in FAULTS else 1)  # what will not pass is not asked again
 
 
@@ -202,7 +208,7 @@ def test_an_event_loop_goes_on_while_answers_are_waited_for(serve):
         return says(f"{body['messages'][0]['content']} {GOOD}")
 
     server = serve(answer)
-    client = made(f"{server.url}/v1#m", store="off", concurrency=2, timeout=5).client
+    client = made(f"{server.url}/v1#m", store="off", concurrency=2, timeout=5.0).client
 
     async def several():
         asked = [client.answer_async({"model": "m", "messages": [{"role": "user", "content": str(k)}]}) for k in range(4)]
