@@ -590,7 +590,7 @@ def test_a_field_that_one_member_lacks_leaves_its_group_without_verdict_or_argum
         seen.append((reference, others))
         return [1.0] * len(response)
 
-    reason = "there is no 'reference', which needs_it reads, in trajectory 21 of these 2"
+    reason = "there is no 'reference', which needs_it reads, in number 2 of the 2 graded together (trajectory 21)"
     assert signal(needs_it, sees="group")(traj)["needs_it"].reasons == {20: reason, 21: reason}
     for row in (1, 2, 3):
         traj.items[row]["level"] = row

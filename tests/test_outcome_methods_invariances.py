@@ -38,6 +38,9 @@ LOSSES = {
     "nft-sequence": functools.partial(nft, level="sequence"),
     "pacs": lambda e, traj, channel: implicit_actor_critic(e, traj, total(channel, traj)).terms,
     "pacs-own": lambda e, traj, channel: implicit_actor_critic(e, traj, total(channel, traj), score="own").terms,
+    "pacs-standardised": lambda e, traj, channel: (
+        implicit_actor_critic(e, traj, total(channel, traj), score="standardised", measure="mean-log-likelihood").terms
+    ),
     "rover": lambda e, traj, channel: random_policy_valuation(e, traj, mean_baseline(total(channel, traj), traj)).terms,
 }
 

@@ -45,6 +45,7 @@ ELSEWHERE = {
     *(f"losses.{name}" for name in ("sparse_preferences", "step_regression", "conservative_values")),
     "losses.reward_fitting",
     "shaping.appeals",
+    *("shaping.false_negatives", "shaping.broken_form"),
     "shaping.flips",
     *(
         f"shaping.{name}"

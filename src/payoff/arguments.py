@@ -74,7 +74,7 @@ class Arguments:
                 holes[name] = dict(_holes(column, units))
         lost = {
             unit: f"there is no {name!r}, which {self.name} reads"
-            + ("" if units is None else f", in trajectory {int(traj.id[row])} of these {len(units[unit])}")
+            + ("" if units is None else _which(units[unit], row, int(traj.id[row])))
             for name in reversed(self.names)
             if name in self.required and name in holes
             for unit, row in holes[name].items()
@@ -123,6 +123,10 @@ def _holes(column: list[Any], units: list[list[int]] | None) -> list[tuple[int, 
         return [(row, row) for row, x in enumerate(column) if x is _ABSENT]
     absent = [[k for k, x in enumerate(values) if x is _ABSENT] for values in column]
     return [(u, units[u][where[0]]) for u, where in enumerate(absent) if where]
+
+
+def _which(rows: list[int], row: int, id: int) -> str:
+    return f", in number {rows.index(row) + 1} of the {len(rows)} graded together (trajectory {id})"
 
 
 def _no_field(grader: str, field: str, traj: Trajectories) -> str:

@@ -94,7 +94,7 @@ class Parts:
     @cached_property
     def learners(self) -> Sequence[Learner]:
         """The parts that learn from every batch, besides the policy."""
-        return learners([*self.before_terms, *(term.target for term in self.terms.values())])
+        return learners([*self.before_terms, *(term.target for term in self.terms.values()), *self._losses])
 
 
 @dataclass

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from payoff.examples import four_answers
-from payoff.losses.entropy_smoothing import TurnEntropy, entropy_smoothing
+from payoff.losses.entropy_smoothing import ScheduledEntropySmoothing, TurnEntropy, entropy_smoothing
 from payoff.losses.regularisers import entropy_bonus
 from payoff.pipeline import Evaluation, everywhere
 from payoff.recipes import train_arm
@@ -105,6 +105,48 @@ def test_values_by_hand_and_the_constant_penalty_stays_below_its_size():
     assert constant.metrics["entropy"] == pytest.approx((4 * 0.5 + 3 + 2 * 2) / 9)
 
 
+def test_the_mean_of_a_turn_is_compared_and_all_its_actions_are_pulled_alike():
+    traj = four_answers()  # lengths 3, 2, 3, 1
+    traj = traj.replace(
+        step=torch.where(traj.exists, torch.tensor([0, 0, 1]), -1).int(), mask=traj.mask & torch.tensor([[1], [1], [0], [1]]).bool()
+    )
+    given = torch.tensor([[0.2, 1.0, 1.0], [1.4, 0.8, torch.nan], [5.0] * 3, [2.0, 5.0, 5.0]], requires_grad=True)
+    past = Channel(torch.ones(4, 1), ONES)  # a band of 0.8 to 1.2
+    output = entropy_smoothing(Evaluation(traj.logp["old"], {"entropy": given}), traj, past, level="turn")
+    # turns: (0.2 + 1) / 2 = 0.6 and 1.0; (1.4 + 0.8) / 2 = 1.1; nothing; 2.0
+    wanted = [[-0.2 + 0.2, -1.0 + 0.2, -1.0], [-1.4, -0.8, 0.0], [0.0] * 3, [-2.0 + 0.8, 0.0, 0.0]]
+    torch.testing.assert_close(output.terms, torch.tensor(wanted))
+    grad = torch.autograd.grad(output.terms.sum(), given)[0]
+    assert grad.tolist() == [[-2.0, -2.0, -1.0], [-1.0, -1.0, 0.0], [0.0] * 3, [0.0, 0.0, 0.0]]
+    constant = entropy_smoothing(Evaluation(traj.logp["old"], {"entropy": given}), traj, past, level="turn", penalty="constant")
+    torch.testing.assert_close(constant.terms[0], torch.tensor([-0.1, -0.9, -1.0]))
+
+
+def test_turns_before_the_first_have_no_band():
+    traj = four_answers()
+    evaluation, past = Evaluation(traj.logp["old"], {"entropy": torch.full((4, 3), 0.5)}), Channel(torch.ones(4, 1), ONES)
+    assert entropy_smoothing(evaluation, traj, past, first_turn=2).terms[0].tolist() == pytest.approx([-0.5, -0.5, -0.2])
+    assert torch.equal(entropy_smoothing(evaluation, traj, past, first_turn=3).terms, torch.where(traj.mask, -0.5, 0))
+
+
+def test_the_penalty_fades_and_the_bonus_does_not():
+    traj = four_answers()
+    evaluation, past = Evaluation(traj.logp["old"], {"entropy": torch.full((4, 3), 0.5)}), Channel(torch.ones(4, 1), ONES)
+    loss, factors, terms = ScheduledEntropySmoothing(over=5, coefficient=2.0), [], []
+    for _ in range(7):
+        factors.append(loss.factor)
+        terms.append(float(loss(evaluation, traj, past).terms[0, 0]))
+        again = ScheduledEntropySmoothing(over=5)
+        again.load_state_dict(loss.state_dict())
+        assert again.factor == loss.factor
+        loss.learn(traj, {})
+    # halves of 2 and 3 updates
+    first, second = [0.8 + 0.2 * math.exp(-2 * k / 2) for k in range(3)], [0.8 * math.exp(-3 * k / 3) for k in (1, 2, 3)]
+    assert factors == pytest.approx([*first, *second, second[-1]])
+    assert terms == pytest.approx([-0.5 + 2 * w * 0.3 for w in factors], abs=1e-6)
+    assert ScheduledEntropySmoothing(over=1).factor == 1.0
+
+
 def test_without_a_band_or_a_history_it_is_the_entropy_bonus():
     traj = four_answers()
     evaluation = Evaluation(traj.logp["old"], {"entropy": torch.rand(4, 3)})
@@ -131,26 +173,32 @@ def test_what_is_not_there_is_never_read():
 def test_a_run_file_reads_both_and_remembers_every_update():
     shape = {"vocabulary": 2, "horizon": 2}
     policy = {"paths": {"correct": ["total", "grpo"]}, "loss": "ppo-clip"}
+    loss = {"name": "epo-scheduled", "over": 2}
     file = {
         "task": {"name": "tree", **shape},
         "policy": {"name": "tabular", **shape},
         "reward": {"correct": "tree-leaf"},
         "arms": {
-            "epo": {"terms": {"policy": policy, "entropy": {"paths": {"correct": ["turn-entropy"]}, "loss": "epo", "weight": 0.01}}}
+            "epo": {"terms": {"policy": policy, "entropy": {"paths": {"correct": ["turn-entropy"]}, "loss": loss, "weight": 0.01}}}
         },
         "train": {"updates": 2, "starts": 2, "rollouts": 2},
         "evaluate": {"every": 0, "starts": 0},
     }
     history = train_arm(file, "epo", 0).history
     assert [line["turn_entropy/updates"] for line in history if "turn_entropy/updates" in line] == [1.0, 2.0]
+    assert [line["epo/factor"] for line in history[1:]] == pytest.approx([0.8 + 0.2 * math.exp(-2), 0.8 * math.exp(-3)])
     assert history[-1]["turn_entropy/now"] == pytest.approx(math.log(2), rel=1e-2)
 
 
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="epo: needs 0 <= lower <= 1 <= upper"):
         slope(1.0, 1.0, lower=1.1)
-    with pytest.raises(ValueError, match="epo: coefficient and size must be at least 0"):
+    with pytest.raises(ValueError, match="epo: coefficient, size and first_turn must be at least 0"):
         slope(1.0, 1.0, coefficient=-1.0)
+    with pytest.raises(ValueError, match='level "action" or "turn"'):
+        slope(1.0, 1.0, level="row")
+    with pytest.raises(ValueError, match="over must be at least 1"):
+        ScheduledEntropySmoothing(over=0)
     traj = four_answers()
     with pytest.raises(ValueError, match=r'epo: needs evaluation.more\["entropy"\]'):
         entropy_smoothing(Evaluation(traj.logp["old"], {}), traj, everywhere({}, traj))

@@ -63,6 +63,45 @@ def test_classes_are_balanced_within_the_group_and_only_where_there_are_two():
     assert (plain / math.log(2)).tolist() == pytest.approx([1, 1, 1, 1])
 
 
+def test_the_mean_of_the_log_ratio_or_of_the_log_likelihood_does_not_grow_with_length():
+    moved = outcomes(1, 0, 1, 0)
+    one = lambda measure: implicit_actor_critic(Evaluation(logp(0.1, -0.2, 0.0, 0.0), {}), TRAJ, moved, measure=measure, scale=2.0)
+    # means: .1 and -.2, times 2: psi = .6, -.6; of log pi: -.9 and -1.2, the same difference, as old is the same everywhere
+    for measure in ("mean-log-ratio", "mean-log-likelihood"):
+        assert one(measure).terms[:2, 0].tolist() == pytest.approx([softplus(-0.6)] * 2)
+    own = lambda measure: implicit_actor_critic(
+        Evaluation(logp(0.1, -0.2, 0.0, 0.0), {}), TRAJ, moved, measure=measure, score="own", balanced=False
+    ).terms[:2, 0]
+    assert own("mean-log-ratio").tolist() == pytest.approx([softplus(-0.1), softplus(-0.2)])
+    assert own("mean-log-likelihood").tolist() == pytest.approx([softplus(0.9), softplus(-1.2)])
+
+
+def test_the_standardised_score_by_hand_with_a_slope_through_the_spread_too():
+    traj = TRAJ.replace(group=torch.tensor([0, 0, 0, 0]))
+    right = outcomes(1, 0, 1, 0, valid=(True, True, True, False))
+    given = {"score": "standardised", "measure": "mean-log-likelihood", "balanced": False}
+    ratio = logp(0.1, 0.2, 0.6, 9.0)
+    terms = implicit_actor_critic(Evaluation(ratio, {}), traj, right, **given).terms
+    # of .1 .2 .6: mean .3, squares .04 + .01 + .09 over 2: std sqrt(.07)
+    std = math.sqrt(0.07) + 1e-6
+    assert terms[:3, 0].tolist() == pytest.approx([softplus(0.2 / std), softplus(-0.1 / std), softplus(-0.3 / std)])
+    assert (terms[3] == 0).all()
+    total = lambda x: implicit_actor_critic(Evaluation(x, {}), traj, right, **given).terms[:3, 0].sum()
+    assert torch.autograd.gradcheck(total, (logp(0.1, 0.2, 0.6, 9.0),))
+
+
+def test_equal_scores_have_no_spread_to_divide_by():
+    single = TRAJ.replace(group=torch.tensor([0, 0, 0, 1]))
+    given = {"score": "standardised", "measure": "mean-log-likelihood", "balanced": False}
+    low = torch.full((4, 3), -1.7).requires_grad_()
+    terms = implicit_actor_critic(Evaluation(low, {}), single, outcomes(1, 0, 1, 0), **given).terms
+    assert (terms[single.exists] == torch.tensor(0.0).exp().log1p()).all()  # log 2, without rounding scaled up
+    slope = torch.autograd.grad(terms[0, 0], low)[0]
+    # psi_0 = s_0 - mean s, s a mean over 3, 2, 3 actions: -1/2 (2/3, -1/3, -1/3) over the length
+    assert slope[:3, 0].tolist() == pytest.approx([-1 / 9, 1 / 12, 1 / 18])
+    assert (slope[3] == 0).all()
+
+
 def test_one_without_verdict_is_in_no_mean_and_one_alone_has_no_gradient():
     ratio = logp(0.4, 5.0, 0.1, 0.2)
     terms = implicit_actor_critic(Evaluation(ratio, {}), TRAJ, outcomes(1, 0, 1, 0, valid=(True, False, True, True))).terms

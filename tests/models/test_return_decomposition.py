@@ -94,3 +94,36 @@ def test_without_factors_states_and_actions_are_read_and_unknown_returns_teach_n
         model(four_answers())
     with pytest.raises(ValueError, match="hidden must be at least 1"):
         ReturnDecomposition(size=2, hidden=0)
+
+
+def test_agents_paid_together_are_each_paid_for_their_own_steps():
+    traj, alone, worth = episodes(80)
+    team = torch.arange(80) % 40  # rows k and k + 40 play together
+    both = outcome(alone["correct"], traj)[0].view(2, 40).sum(0).repeat(2)
+    together = traj.replace(extras={**traj.extras, "episode": team})
+    paid = {"correct": place_outcome(both, torch.ones(80, dtype=torch.bool), together)}
+    make = lambda **more: ReturnDecomposition(
+        size=2, encoder=lambda t: t.extras["observations"][:, :-1], hidden=32, steps=6, learning_rate=1e-2, **more
+    )
+    torch.manual_seed(0)
+    model = make(updates=150, together="episode")
+    metrics = model.learn(together, paid)
+    assert metrics["decomposition/explained"] > 0.9
+    said = model(together)["latent"].value
+    assert torch.corrcoef(torch.stack([said[traj.exists], worth[traj.exists]]))[0, 1] > 0.9
+    assert [len(factors) for factors, _ in model.kept] == (traj.length[:40] + traj.length[40:]).tolist()
+    torch.testing.assert_close(torch.tensor([total for _, total in model.kept]), both[:40])
+
+
+def test_an_agent_alone_is_an_episode_and_one_return_is_not_two():
+    traj, rewards, _ = episodes(6)
+    found = []
+    for together in (None, "episode"):
+        torch.manual_seed(0)
+        model = ReturnDecomposition(size=3, hidden=4, updates=2, together=together)
+        found.append(model.learn(traj.replace(extras={**traj.extras, "episode": torch.arange(6)}), rewards))
+    assert found[0] == found[1]
+    with pytest.raises(ValueError, match="the agents of episode 0 were paid unlike returns"):
+        model.learn(traj.replace(extras={**traj.extras, "episode": torch.arange(6) // 2}), rewards)
+    with pytest.raises(ValueError, match="says who plays together"):
+        model.learn(traj, rewards)

@@ -30,6 +30,12 @@ RUNS = {
         "sampler": {"name": "verirl", "checker": "tree-leaf", "children": 1},
         "shaping": [{"on": "correct", "do": ["trace-back"]}],
     },
+    "three roles": {
+        "sampler": {"name": "spell", "rule": "answer-match", "verdicts": 1},
+        "reward": {"played": "spell"},
+        "selection": [{"name": "spell", "by": "played"}],
+        "terms": {"policy": {"paths": {"played": ["total", "spell"]}, "loss": "ppo-clip"}},
+    },
     "best of a superbatch": {
         "selection": [{"name": "superhf", "by": "correct", "length_penalty": 0.1}],
         "terms": {"imitate": {"loss": "policy-gradient", "aggregation": "token-mean"}},

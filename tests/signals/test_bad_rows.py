@@ -24,6 +24,11 @@ ROWS = [
     ("affordance-r1", {"response": "x", "reference": BOX, "affordance": None}, "affordance must be text"),
     ("cost", {"cost": 10**400}, "no cost that is a number"),
     ("target-length", {"response": "a", "target_length": 10**400}, "target_length must be a number"),
+    ("recorded-label", {"label": "good"}, "the recorded label must be a finite number, got 'good'"),
+    ("recorded-score", {"score": [7]}, "the recorded score must be a finite number, got '[7]'"),
+    ("recorded-score", {"score": NAN}, "the recorded score must be a finite number, got 'nan'"),
+    ("recorded-degree", {"degree": 10**400}, "the recorded degree must be a finite number"),
+    ("recorded-rationale", {"rationale": "because"}, "the recorded rationale must be true or false, got 'because'"),
 ]
 
 

@@ -13,6 +13,7 @@ from payoff.signals.calibration import (
     RULES,
     calibration,
     confidence_score,
+    extreme_confidence,
     graded,
     not_knowing,
     rlcr,
@@ -330,3 +331,13 @@ def test_hostile_responses_are_read_quickly(response):
     assert rlcr(response, "7") in (0.0, 1.0)
     assert truthrl(response, "7") == -1.0
     assert time.process_time() - start < 2.0
+
+
+def test_the_share_of_extreme_confidences_is_a_mean_over_those_stated():
+    said = ["0", "0.009", "0.01", "0.5", "99 %", "0.991", "1", "very", "1.5"]
+    paid = [extreme_confidence(f"7<confidence>{q}</confidence>") for q in said]
+    assert paid[:7] == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 1.0]
+    assert all(not one.valid for one in paid[7:])
+    assert extreme_confidence("7<confidence>0.5</confidence>", margin=0.5) == 0.0
+    with pytest.raises(ValueError, match="margin must lie in"):
+        extreme_confidence("", margin=0.0)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from payoff.signals.tool_calls import read_reference, toolrl, toolrl_calls, toolrl_format
+from payoff.signals.tool_calls import read_reference, toolrl, toolrl_calls, toolrl_format, toolrl_length
 
 
 def call(name: str, **parameters) -> dict:
@@ -54,6 +54,29 @@ def test_calls_in_another_order_are_still_whole():
         for matching in ("greedy", "assignment"):
             assert calls(wanted, *order, matching=matching) == pytest.approx(3)
     assert calls(wanted, *wanted[::-1], granularity="all") == -3
+
+
+def test_equal_names_pay_for_names_only_in_their_order():
+    wanted = call("f", a=1, b=2)
+    # one key of three in common: no more for names of parameters; s = 1 + 0 + 1, S = 1 + 1 + 2
+    assert calls([wanted], call("f", b=2, c=3), names="equal") == pytest.approx(6 * (1 + 1) / 4 - 3)
+    # the same keys the other way round, one value wrong: 1 + 1 right where they overlap, 0 + 1 where they must be equal
+    assert calls([wanted], call("f", b=0, a=1)) == pytest.approx(6 * (1 + 1 + 1) / 4 - 3)
+    assert calls([wanted], call("f", b=0, a=1), names="equal") == pytest.approx(6 * (1 + 0 + 1) / 4 - 3)
+    # a call too many, or the tools in another order, lose what their names bring and nothing else; what is equal stays 3
+    assert calls([ROME], ROME, call("sing"), names="equal") == pytest.approx(6 * (0 + 3) / 4 - 3)
+    assert calls([ROME, call("sing")], call("sing"), ROME, names="equal") == pytest.approx(6 * (0 + 3 + 1) / 5 - 3)
+    assert toolrl(said(call("f", b=2, a=1)), [wanted], names="equal").value == 4
+    with pytest.raises(ValueError, match='names "overlap" or "equal"'):
+        calls([ROME], ROME, names="same")
+
+
+def test_the_length_bonus_counts_the_last_thinking_and_has_an_end():
+    assert toolrl_length("<think>a b</think> <think>c</think> d e", full=2) == 0.5
+    assert toolrl_length(f"<think>{'a ' * 600}</think>") == 1.0
+    assert toolrl_length("<think>a b c", full=2) == 0.0
+    with pytest.raises(ValueError, match="full must be at least 1"):
+        toolrl_length("", full=0)
 
 
 def test_greedy_matching_depends_on_the_order_and_assignment_does_not():

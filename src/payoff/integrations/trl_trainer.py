@@ -185,7 +185,8 @@ class PayoffMixin(Beside):
         self.batch = Batch(whole, rewards, targets)
         self._describe(next(iter(targets.values())), whole, "train" if training else "eval")
         if training:
-            for learner in learners([self._scorings_parts(), self.payoff_shapings, *self._targets()]):
+            losses = [term.loss for term in self.payoff_terms.values()]
+            for learner in learners([self._scorings_parts(), self.payoff_shapings, *self._targets(), *losses]):
                 if learner.training and not getattr(learner, "learns_first", False):
                     for name, number in learner.learn(whole, raw).items():
                         if number is not None:

@@ -15,13 +15,16 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from payoff.catalogue import method
 from payoff.losses.ratios import means
 from payoff.pipeline import Evaluation, LossOutput
 from payoff.trajectories import Channel, Rewards, Trajectories
+
+Penalty = Literal["distance", "constant"]
+Level = Literal["action", "turn"]
 
 
 @method("turn-entropy", kind="credit", paper="arXiv:2509.22576", needs=("entropy",), sees="batch")
@@ -101,9 +104,11 @@ def entropy_smoothing(
     *,
     lower: float = 0.8,
     upper: float = 1.2,
-    penalty: Literal["distance", "constant"] = "distance",
+    penalty: Penalty = "distance",
     size: float = 0.1,
     coefficient: float = 1.0,
+    level: Level = "action",
+    first_turn: int = 0,
 ) -> LossOutput:
     """An entropy bonus and a band around past entropies (EPO): term_t = -H_t + coefficient p_t.
 
@@ -112,13 +117,17 @@ def entropy_smoothing(
                   ends above it; with more, entropy above the band is pushed down.
       "constant": `size`, as in the authors' program. A constant that a comparison selects has no gradient: that loss has the value
                   of a band and the gradient of `entropy_bonus`. "distance" is what the band is there for, in our form.
+    level:      "turn": p_t of the mean entropy over the own actions of the turn, the same for all of them (the paper's sequence
+                form, whose program has a row for each turn and counts padding in its mean)
+    first_turn: p_t = 0 at earlier turns (`traj.step`). The authors' program starts at half of the greatest number of turns, for all
+                rows of a batch in which any has come so far
 
     The target is Hbar, from `turn_entropy`; 0 where there is no history yet, and then p_t = 0. So the first update is
     `entropy_bonus`, and so is all of it under the target `everywhere` with lower = 0 and upper = inf.
     The weight of the term is the paper's lambda (0.001). Aggregate by `token-mean`, which averages over all turns alike.
     Metrics: entropy (mean of H), smoothing (mean of p), below and above (shares of the terms outside the band).
-    Raises ValueError without evaluation.more["entropy"], for bounds that are not 0 <= lower <= 1 <= upper, a negative coefficient
-    or size, and an unknown penalty.
+    Raises ValueError without evaluation.more["entropy"], for bounds that are not 0 <= lower <= 1 <= upper, a negative coefficient,
+    size or first_turn, an unknown penalty and an unknown level.
 
     >>> from payoff.examples import four_answers
     >>> traj = four_answers()
@@ -129,22 +138,102 @@ def entropy_smoothing(
     """
     if not 0 <= lower <= 1 <= upper:
         raise ValueError(f"epo: needs 0 <= lower <= 1 <= upper, got lower {lower} and upper {upper}")
-    if coefficient < 0 or size < 0:
-        raise ValueError(f"epo: coefficient and size must be at least 0, got {coefficient} and {size}")
-    if penalty not in ("distance", "constant"):
-        raise ValueError(f'epo: penalty must be "distance" or "constant", got {penalty!r}')
+    if coefficient < 0 or size < 0 or first_turn < 0:
+        raise ValueError(f"epo: coefficient, size and first_turn must be at least 0, got {coefficient}, {size} and {first_turn}")
+    if penalty not in ("distance", "constant") or level not in ("action", "turn"):
+        raise ValueError(
+            f'epo: penalty must be "distance" or "constant" and level "action" or "turn", got {penalty!r} and {level!r}'
+        )
     if "entropy" not in evaluation.more:
         raise ValueError('epo: needs evaluation.more["entropy"] [N, T]')
     counts = traj.own & target.valid
     entropy = torch.where(counts, evaluation.more["entropy"], 0)
-    past = torch.where(counts, target.value, 0).to(entropy.dtype)
+    past = torch.where(counts & (traj.step >= first_turn), target.value, 0).to(entropy.dtype)
+    compared = entropy if level == "action" else _of_turns(entropy, counts, traj)
     some = past > 0
     least, most = lower * past, torch.where(some, upper * torch.where(some, past, 1), math.inf)
-    below, above = some & (entropy <= least), entropy >= most
-    outside = _distance(entropy, least, most) if penalty == "distance" else torch.full_like(entropy, size)
+    below, above = some & (compared <= least), compared >= most
+    outside = _distance(compared, least, most) if penalty == "distance" else torch.full_like(entropy, size)
     smoothing = torch.where(below | above, outside, 0)
     terms = torch.where(counts, coefficient * smoothing - entropy, 0)
     return LossOutput(terms, means(counts, {"entropy": entropy, "smoothing": smoothing, "below": below, "above": above}))
+
+
+@method("epo-scheduled", kind="loss", paper="arXiv:2509.22576", needs=("entropy",))
+class ScheduledEntropySmoothing(nn.Module):
+    """The same with a penalty that fades over a run (EPO's schedule): term_t = -H_t + coefficient w(k) p_t after k updates.
+
+    With h = floor(over / 2): w = 1 - 0.2 (1 - exp(-2 k / h)) up to k = h, then 0.8 exp(-3 (k - h) / (over - h)): 0.83 at h, and
+    0.04 at `over` and after. The bonus -H_t does not fade.
+
+    over: updates of the whole run, 150 in the authors' program; the others are those of `epo`
+    `learn` counts an update; metric: epo/factor, the w of the next one. The count goes with checkpoints. Raises ValueError as
+    there, and for over < 1.
+
+    >>> loss = ScheduledEntropySmoothing(over=4)
+    >>> [round(loss.learn(None, {})["epo/factor"], 3) for _ in range(5)]
+    [0.874, 0.827, 0.179, 0.04, 0.04]
+    """
+
+    updates: Tensor
+
+    def __init__(
+        self,
+        *,
+        over: int = 150,
+        lower: float = 0.8,
+        upper: float = 1.2,
+        penalty: Penalty = "distance",
+        size: float = 0.1,
+        coefficient: float = 1.0,
+        level: Level = "action",
+        first_turn: int = 0,
+    ) -> None:
+        super().__init__()
+        if over < 1:
+            raise ValueError(f"epo-scheduled: over must be at least 1, got {over}")
+        self.over, self.coefficient, self.lower, self.upper = over, coefficient, lower, upper
+        self.penalty, self.size, self.level, self.first_turn = penalty, size, level, first_turn
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def factor(self) -> float:
+        """w of the next update."""
+        done, half = min(int(self.updates), self.over), self.over // 2
+        if done > half:
+            return 0.8 * math.exp(-3 * (done - half) / (self.over - half))
+        return 1 - 0.2 * (1 - math.exp(-2 * done / half)) if half else 1.0
+
+    def forward(self, evaluation: Evaluation, traj: Trajectories, target: Channel) -> LossOutput:
+        """The terms, and the metrics of `epo`."""
+        return entropy_smoothing(
+            evaluation,
+            traj,
+            target,
+            lower=self.lower,
+            upper=self.upper,
+            penalty=self.penalty,
+            size=self.size,
+            coefficient=self.coefficient * self.factor,
+            level=self.level,
+            first_turn=self.first_turn,
+        )
+
+    def learn(self, traj: Trajectories | None, rewards: Rewards) -> dict[str, float]:
+        """Count an update."""
+        self.updates += 1
+        return {"epo/factor": self.factor}
+
+
+def _of_turns(entropy: Float[Tensor, "N T"], counts: Bool[Tensor, "N T"], traj: Trajectories) -> Float[Tensor, "N T"]:
+    """At every action that counts the mean over those of its turn; 0 elsewhere."""
+    turns = int(traj.step.max()) + 1 if traj.step.numel() else 1
+    rows = torch.arange(len(traj), device=traj.device)[:, None]
+    turn = (rows * max(turns, 1) + traj.step.clamp(min=0).long())[counts]
+    zeros = entropy.new_zeros(len(traj) * max(turns, 1))
+    size = zeros.index_add(0, turn, torch.ones_like(entropy[counts]))
+    mean = zeros.index_add(0, turn, entropy[counts]) / size.clamp(min=1)
+    return torch.zeros_like(entropy).masked_scatter(counts, mean[turn])
 
 
 def _distance(entropy: Float[Tensor, "N T"], least: Float[Tensor, "N T"], most: Float[Tensor, "N T"]) -> Float[Tensor, "N T"]:

@@ -66,11 +66,15 @@ class ReturnDecomposition(nn.Module):
     capacity: episodes kept to learn from; updates: steps of Adam after each batch, on `batch_size` episodes each
     unbiased: take off what the draw alone adds to the loss
     of:       traj.extras[of] [N, T+1, D] are the states
+    together: traj.extras[together] [N] says which rows are agents of one episode that were paid one return together: then the
+              worths of all their steps add up to it, sum_i sum_t f(phi(s, a_i)) = R, and each agent is paid for its own. A step
+              that is drawn is one of one agent; the authors' program draws moments, and adds the agents up
 
     Factors are standardised by those that were learned from first. Payments before anything was learned are about 0; they carry no
     gradient, and are 0 beyond the end. Where episodes differ in length, R / T is what short ones are fitted to: a step of a short
     success is worth more. Episodes of unknown return teach nothing.
-    Raises ValueError for sizes below 1, without such states, factors of another shape, KeyError for a channel that is not there.
+    Raises ValueError for sizes below 1, without such states, factors of another shape, agents of one episode with unlike returns,
+    KeyError for a channel that is not there.
 
     >>> from payoff.examples import four_answers
     >>> from payoff.trajectories import place_outcome
@@ -96,6 +100,7 @@ class ReturnDecomposition(nn.Module):
         batch_size: int = 64,
         unbiased: bool = True,
         of: str = "observations",
+        together: str | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -103,7 +108,7 @@ class ReturnDecomposition(nn.Module):
         for name, number in sizes.items():
             if number < 1:
                 raise ValueError(f"return-decomposition: {name} must be at least 1, got {number}")
-        self.size, self.encoder, self.by, self.steps, self.of = size, encoder, by, steps, of
+        self.size, self.encoder, self.by, self.steps, self.of, self.together = size, encoder, by, steps, of, together
         self.capacity, self.updates, self.batch_size, self.unbiased = capacity, updates, batch_size, unbiased
         self.decoder = nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1))
         self.optimiser = torch.optim.Adam(self.decoder.parameters(), lr=learning_rate)
@@ -141,7 +146,8 @@ class ReturnDecomposition(nn.Module):
         if not rows:
             return {"decomposition/loss": None, "decomposition/explained": None}
         factors = self.factors(traj)
-        new = [(factors[row, : int(traj.length[row])].cpu(), float(total[row])) for row in rows]
+        own = {row: factors[row, : int(traj.length[row])].cpu() for row in rows}
+        new = [(torch.cat([own[row] for row in team]), float(total[team[0]])) for team in self._episodes(traj, rows, total)]
         self.kept = (self.kept + new)[-self.capacity :]
         if not self.spread.any():
             seen = torch.cat([f for f, _ in self.kept])
@@ -165,6 +171,19 @@ class ReturnDecomposition(nn.Module):
         self.optimiser.load_state_dict(copy.deepcopy(state["optimiser"]))
         self.kept = list(state["kept"])
         self.rng.set_state(state["rng"])
+
+    def _episodes(self, traj: Trajectories, rows: list[int], total: Float[Tensor, " N"]) -> list[list[int]]:
+        """The rows that were paid together."""
+        if self.together is None:
+            return [[row] for row in rows]
+        if self.together not in traj.extras:
+            raise ValueError(f"return-decomposition: needs traj.extras[{self.together!r}] [N], which says who plays together")
+        teams: dict[int, list[int]] = {}
+        for row, name in zip(rows, traj.extras[self.together][rows].tolist(), strict=True):
+            teams.setdefault(name, []).append(row)
+        if odd := [name for name, team in teams.items() if bool((total[team] != total[team[0]]).any())]:
+            raise ValueError(f"return-decomposition: the agents of episode {odd[0]} were paid unlike returns")
+        return list(teams.values())
 
     def _worth(self, factors: Float[Tensor, "n D"]) -> Float[Tensor, " n"]:
         spread = torch.where(self.spread > 0, self.spread, 1)

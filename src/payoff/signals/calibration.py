@@ -108,6 +108,23 @@ def stated_confidence(response: str) -> float | Verdict:
     return Verdict(0.0, valid=False, reason="no confidence between 0 and 1 is stated") if q is None else q
 
 
+@method("extreme-confidence", kind="grader", paper="arXiv:2507.16806")
+def extreme_confidence(response: str, *, margin: float = 0.01) -> float | Verdict:
+    """1 where the stated confidence is nearer than `margin` to 0 or 1, else 0; no verdict where none is stated. To watch.
+
+    Its mean is the share of answers that claim to be certain (RLCR logs it beside the mean of `stated-confidence`): training on
+    being right alone drives it up, and a policy that says 1 everywhere has nothing left to be calibrated by. Give the channel no
+    path in the terms. Raises ValueError for a margin outside (0, 1/2].
+
+    >>> [extreme_confidence(f"7 <confidence>{q}</confidence>") for q in ("0", "0.01", "0.5", "99.5%")]
+    [1.0, 0.0, 0.0, 1.0]
+    """
+    if not 0 < margin <= 0.5:
+        raise ValueError(f"extreme_confidence: margin must lie in (0, 1/2], got {margin}")
+    q = stated_confidence(response)
+    return q if isinstance(q, Verdict) else float(min(q, 1 - q) < margin)
+
+
 @method("truthrl", kind="grader", paper="arXiv:2509.25760")
 def truthrl(
     response: str,

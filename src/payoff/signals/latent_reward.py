@@ -75,7 +75,8 @@ class LatentReward(ReturnDecomposition):
     code:  a file with the program, or its text: it defines `factors(state, action)`, from lists of numbers to `size` numbers
     level: "strict", or "process" where a container forbids namespaces
 
-    Other options as the model has them. Raises ValueError for code without that function, and where it fails on a batch.
+    Other options as the model has them; with `together`, for several agents, it is the paper's r_{i,t} = f(phi(s, a_i)).
+    Raises ValueError for code without that function, and where it fails on a batch.
 
     >>> model = LatentReward(code="def factors(state, action): return [state[0], action[0] ** 2]", size=2, level="process")
     >>> model.size, model.encoder.size
@@ -97,6 +98,7 @@ class LatentReward(ReturnDecomposition):
         batch_size: int = 64,
         unbiased: bool = True,
         of: str = "observations",
+        together: str | None = None,
         seed: int = 0,
     ) -> None:
         source = code if "\n" in code or "def " in code else Path(code).expanduser().read_text(encoding="utf-8")
@@ -114,5 +116,6 @@ class LatentReward(ReturnDecomposition):
             batch_size=batch_size,
             unbiased=unbiased,
             of=of,
+            together=together,
             seed=seed,
         )

@@ -62,7 +62,8 @@ def reasoning_pattern_reward(
 
     phrases: 40 by default, ours, of the four kinds that the paper names: second thoughts, order, conclusion, knowledge
     correct: a registered grader of `response` and `reference`: what it holds for right (from 1/2 on) is paid its verdict, what it
-             holds for wrong the pattern, which softens its mistakes (the paper's calibration of noisy rewards)
+             holds for wrong the pattern, which softens its mistakes (the paper's calibration of noisy rewards; of a model's score:
+             the shaping of this name)
     Range 0..1. Cost: linear in the text times the phrases. Gamed by stuffing the phrases in, and `rep` forgives a text repeated
     often more than one repeated once: a proxy for the first steps, not a reward to end with. With `correct`, no verdict where that
     has none. Raises ValueError for enough < 1, n < 1 or no phrases.

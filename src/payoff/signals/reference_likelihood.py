@@ -62,8 +62,9 @@ class ReasonedProbability(nn.Module):
     r = min(max(mean_j exp(l_j) - mean_j exp(b_j), 0), 1), with l_j the reference tokens' log-probabilities after the reasoning and
     b_j those without it. The mean takes one impossible token for what it is, where the product would be 0; the geometric mean lies
     between them. debias False leaves b out.
-    The paper adds a tenth of a format reward to nine tenths of it. Prompts whose reference the policy knows without reasoning pay
-    nothing to anyone and drop out of the batch; `rlpr` among the selections drops those that pay nearly alike.
+    The paper adds a tenth of a format reward to nine tenths of it (`mix`), or pays -1 in bad form (the shaping `rlpr`). Prompts
+    whose reference the policy knows without reasoning pay nothing to anyone and drop out of the batch; `rlpr` among the selections
+    drops those that pay nearly alike.
 
     policy, keep, lead: as of `likelihood-rewards`; without a policy the rows' "reference_logp" and "base_logp" are read.
     Without verdict: as there. Raises ValueError for trajectories without items.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn
 
 from payoff._extras import require
@@ -20,6 +20,7 @@ from payoff.pipeline import Verdict
 ToolReference = str | Sequence[Any] | Mapping[str, Any] | None
 Granularity = Literal["fine", "calls", "all"]
 Matching = Literal["greedy", "assignment"]
+Names = Literal["overlap", "equal"]
 _MOST_CALLS = 1000
 _SECTIONS = {
     ("think",): r"<think>.*?</think>",
@@ -41,7 +42,14 @@ class BadCallsError(ValueError):
 
 
 @method("toolrl", kind="grader", paper="arXiv:2504.13958")
-def toolrl(response: str, reference: ToolReference, *, granularity: Granularity = "fine", matching: Matching = "greedy") -> Verdict:
+def toolrl(
+    response: str,
+    reference: ToolReference,
+    *,
+    granularity: Granularity = "fine",
+    matching: Matching = "greedy",
+    names: Names = "overlap",
+) -> Verdict:
     """Form (0 or 1) and tool calls (-3 to 3) in one number, -3 to 4: `toolrl_format` + `toolrl_calls`, which say what they mean.
 
     No verdict for a reference that holds no calls that can be read. Rewards of other scales, or of scales that move while
@@ -53,7 +61,7 @@ def toolrl(response: str, reference: ToolReference, *, granularity: Granularity 
     2.5
     """
     form = toolrl_format(response, reference)
-    calls, score = _judge_calls(response, reference, granularity, matching)
+    calls, score = _judge_calls(response, reference, granularity, matching, names)
     return form if isinstance(form, Verdict) else calls._replace(value=form + score)
 
 
@@ -82,7 +90,12 @@ def toolrl_format(response: str, reference: ToolReference) -> float | Verdict:
 
 @method("toolrl-calls", kind="grader", paper="arXiv:2504.13958")
 def toolrl_calls(
-    response: str, reference: ToolReference, *, granularity: Granularity = "fine", matching: Matching = "greedy"
+    response: str,
+    reference: ToolReference,
+    *,
+    granularity: Granularity = "fine",
+    matching: Matching = "greedy",
+    names: Names = "overlap",
 ) -> Verdict:
     """How much of the calls is right, from -3 to 3: 6 s / S - 3 (ToolRL's correctness reward).
 
@@ -94,11 +107,13 @@ def toolrl_calls(
                  3 if the calls are equal in order, else -3
     matching:    "greedy": each wanted call in turn takes the best one left, as in the paper; "assignment": the best matching of
                  all, which no order of the calls can change (extra `solvers`). They differ where one tool is called several times
+    names:       "overlap", as above; "equal": J is 1 for the same names in the same order and else 0, of tools and of parameters
+                 (the paper's strict matching): a call too many, or the parameters in another order, lose all that names bring
 
     No calls that can be read: -3 with the reason, also for more than 1000 of them. A reference that calls nothing: 0, whatever is
     called, so that needless calls are only caught by the format. Values are compared as JSON: 1 is 1.0 and is not true or "1".
     Gamed by spraying: a wanted call among ten others loses only in J(names). Cost: wanted x given calls.
-    No verdict for a reference that holds no calls that can be read. Raises ValueError for an unknown granularity or matching.
+    No verdict for a reference that holds no calls that can be read. Raises ValueError for unknown granularity, matching or names.
 
     >>> wanted = [{"name": "find", "parameters": {"city": "Rome"}}, {"name": "book", "parameters": {}}]
     >>> toolrl_calls('<tool_call>\\n{"name": "book", "parameters": {}}\\n</tool_call>', wanted).value  # s = 1/2 + 1, S = 1 + 2 + 1
@@ -106,15 +121,35 @@ def toolrl_calls(
     >>> toolrl_calls("I would book a room.", wanted)
     Verdict(value=-3.0, valid=True, reason='calls: no <tool_call> block')
     """
-    return _judge_calls(response, reference, granularity, matching)[0]
+    return _judge_calls(response, reference, granularity, matching, names)[0]
 
 
-def _judge_calls(response: str, reference: ToolReference, granularity: Granularity, matching: Matching) -> tuple[Verdict, float]:
+@method("toolrl-length", kind="grader", paper="arXiv:2504.13958")
+def toolrl_length(response: str, *, full: int = 512) -> float:
+    """How long it thinks, up to enough: min(1, words in the last <think> / full), 0 without the tags (ToolRL's length bonus).
+
+    The paper adds it to form and calls and finds that it lengthens answers and does not mend them: a rival to compare with. Its
+    program rounds to hundredths, and in a variant lets `full` rise from 384 to 640 over 105 updates.
+    Range 0..1. Gamed by words. Raises ValueError for full < 1.
+
+    >>> toolrl_length("<think>two words</think>", full=4), toolrl_length("two words", full=4)
+    (0.5, 0.0)
+    """
+    if full < 1:
+        raise ValueError(f"toolrl_length: full must be at least 1, got {full}")
+    if "<think>" not in response or "</think>" not in response:
+        return 0.0
+    return min(1.0, len(response.rpartition("<think>")[2].partition("</think>")[0].split()) / full)
+
+
+def _judge_calls(
+    response: str, reference: ToolReference, granularity: Granularity, matching: Matching, names: Names
+) -> tuple[Verdict, float]:
     """The verdict on the calls, and its number."""
-    if granularity not in ("fine", "calls", "all") or matching not in ("greedy", "assignment"):
+    if granularity not in ("fine", "calls", "all") or matching not in ("greedy", "assignment") or names not in ("overlap", "equal"):
         raise ValueError(
-            'toolrl_calls: granularity is "fine", "calls" or "all" and matching "greedy" or "assignment", '
-            f"got {granularity!r} and {matching!r}"
+            'toolrl_calls: granularity is "fine", "calls" or "all", matching "greedy" or "assignment" and '
+            f'names "overlap" or "equal", got {granularity!r}, {matching!r} and {names!r}'
         )
     try:
         wanted, _ = read_reference(reference)
@@ -122,7 +157,7 @@ def _judge_calls(response: str, reference: ToolReference, granularity: Granulari
         return Verdict(0.0, valid=False, reason=f"reference: {error}"), 0.0
     score, reason = 0.0, ""
     try:
-        score = 6 * _share(wanted, read_calls(response), granularity, matching) - 3 if wanted else 0.0
+        score = 6 * _share(wanted, read_calls(response), granularity, matching, names) - 3 if wanted else 0.0
     except (BadCallsError, RecursionError) as error:
         score, reason = -3.0, f"calls: {error}"
     return Verdict(score, valid=True, reason=reason), score
@@ -181,20 +216,21 @@ def _no_number(text: str) -> NoReturn:
     raise BadCallsError(f"{text} is no JSON")
 
 
-def _share(wanted: list[Call], given: list[Call], granularity: Granularity, matching: Matching) -> float:
+def _share(wanted: list[Call], given: list[Call], granularity: Granularity, matching: Matching, names: Names) -> float:
     """s / S, 1 for calls that are equal in order."""
     if len(given) == len(wanted) and all(_equal(a, b) for a, b in zip(wanted, given, strict=True)):
         return 1.0
     if granularity == "all":
         return 0.0
     fine = granularity == "fine"
-    worth = [[_worth(a, b, fine) if a.name == b.name else 0.0 for b in given] for a in wanted]
+    alike = jaccard if names == "overlap" else _same_order
+    worth = [[_worth(a, b, fine, alike) if a.name == b.name else 0.0 for b in given] for a in wanted]
     most = 1 + sum(1 + len(call.parameters) if fine else 1 for call in wanted)
-    names = jaccard([call.name for call in wanted], [call.name for call in given])
+    named = alike([call.name for call in wanted], [call.name for call in given])
     if matching == "assignment":
         solve = require("scipy.optimize", "matching tool calls by assignment").linear_sum_assignment
-        return (names + sum(worth[i][j] for i, j in zip(*solve(worth, maximize=True), strict=True))) / most
-    left, total = set(range(len(given))), names
+        return (named + sum(worth[i][j] for i, j in zip(*solve(worth, maximize=True), strict=True))) / most
+    left, total = set(range(len(given))), named
     for row in worth:
         best = max(left, key=lambda j: (row[j], -j), default=None)
         if best is not None and row[best] > 0:
@@ -203,11 +239,15 @@ def _share(wanted: list[Call], given: list[Call], granularity: Granularity, matc
     return total / most
 
 
-def _worth(wanted: Call, given: Call, fine: bool) -> float:
+def _worth(wanted: Call, given: Call, fine: bool, alike: Callable[[Sequence[str], Sequence[str]], float]) -> float:
     if not fine:
         return float(_equal(wanted, given))
     right = sum(name in given.parameters and same_json(value, given.parameters[name]) for name, value in wanted.parameters.items())
-    return jaccard(list(wanted.parameters), list(given.parameters)) + right
+    return alike(list(wanted.parameters), list(given.parameters)) + right
+
+
+def _same_order(a: Sequence[str], b: Sequence[str]) -> float:
+    return float(a == b)
 
 
 def _equal(a: Call, b: Call) -> bool:

@@ -4,12 +4,13 @@ their responses along. The sampler `recorded` turns those into rollouts; the gra
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from payoff.catalogue import method
-from payoff.pipeline import Start
+from payoff.pipeline import Start, Verdict
 from payoff.rows import RowError, read_rows
 from payoff.tasks.dataset import Dataset, Epochs
 from payoff.tasks.recorded_rows import Names, recorded_row, with_goal
@@ -116,43 +117,58 @@ class GoalConditioned(Preferences):
 
 
 @method("recorded-label", kind="grader")
-def recorded_label(label: float | bool | None) -> float | None:
+def recorded_label(label: Any) -> float | Verdict | None:
     """The label recorded with a response: 1 for the chosen one, 0 for the rejected one, or a score; no verdict where there is none.
 
-    >>> recorded_label(True), recorded_label(None)
-    (1.0, None)
+    >>> recorded_label(True), recorded_label(None), recorded_label("good").reason
+    (1.0, None, "the recorded label must be a finite number, got 'good'")
     """
-    return None if label is None else float(label)
+    return _recorded("label", label)
 
 
 @method("recorded-score", kind="grader")
-def recorded_score(score: float | None) -> float | None:
-    """The score recorded with a response; no verdict where there is none.
+def recorded_score(score: Any) -> float | Verdict | None:
+    """The score recorded with a response; no verdict where there is none, or no number.
 
     >>> recorded_score(7.0), recorded_score(None)
     (7.0, None)
     """
-    return None if score is None else float(score)
+    return _recorded("score", score)
 
 
 @method("recorded-rationale", kind="grader")
-def recorded_rationale(rationale: bool) -> float | None:
+def recorded_rationale(rationale: Any) -> float | Verdict | None:
     """1 for a response that says why another is preferred; no verdict for the others, so that a loss leaves them alone.
 
     >>> recorded_rationale(True), recorded_rationale(False)
     (1.0, None)
     """
+    if rationale is not None and not (isinstance(rationale, bool | int | float) and rationale in (0, 1)):
+        return Verdict(0.0, valid=False, reason=f"the recorded rationale must be true or false, got {str(rationale)[:40]!r}")
     return 1.0 if rationale else None
 
 
 @method("recorded-degree", kind="grader")
-def recorded_degree(degree: int | None) -> float | None:
+def recorded_degree(degree: Any) -> float | Verdict | None:
     """How much is gone from a response, as `preferences` with `degrees` recorded it; no verdict where nothing is said.
 
     >>> recorded_degree(2), recorded_degree(None)
     (2.0, None)
     """
-    return None if degree is None else float(degree)
+    return _recorded("degree", degree)
+
+
+def _recorded(name: str, value: Any) -> float | Verdict | None:
+    """A number that a row records; what is none is said in the words of who wrote the row, not of Python."""
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        return Verdict(0.0, valid=False, reason=f"the recorded {name} must be a finite number, got {str(value)[:40]!r}")
+    return number
 
 
 def _rows(data: Rows, names: Names, split: str | None, limit: int | None, **more: Any) -> Iterator[dict[str, Any]]:
