@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -36,8 +37,8 @@ def sets(traj: Trajectories, over: Over) -> Int[Tensor, "N #T"]:
     return _dense(group)[0][:, None] * steps + traj.step.clamp(min=0).long()
 
 
-class SetStatistics(NamedTuple):
-    """Of the set each entry belongs to; float64, one entry per input entry.
+class SetStatistics:
+    """Of the set each entry belongs to; float64, one entry per input entry. What is never asked for is never worked out.
 
     count:       members that count
     mean, std:   0 where nothing counts; for members that are all equal exactly that value, and exactly 0
@@ -46,51 +47,95 @@ class SetStatistics(NamedTuple):
     equal:       all that count are equal, decided in the input's dtype; so is a set of one, and an empty one
     """
 
-    count: Float[Tensor, "*shape"]  # type: ignore[assignment]  # the field takes the place of tuple.count
-    mean: Float[Tensor, "*shape"]
-    std: Float[Tensor, "*shape"]
-    low: Float[Tensor, "*shape"]
-    high: Float[Tensor, "*shape"]
-    others_mean: Float[Tensor, "*shape"]
-    equal: Bool[Tensor, "*shape"]
+    def __init__(
+        self, x: Float[Tensor, "*shape"], members: Blocks | Scattered, where: Bool[Tensor, "*shape"], *, ddof: int = 1
+    ) -> None:
+        self._members, self._shape, self._ddof = members, x.shape, ddof
+        self._given, keep = members.arranged(x), members.arranged(where)
+        self._keep = None if bool(keep.all()) else keep
+
+    @cached_property
+    def count(self) -> Float[Tensor, "*shape"]:
+        return self._of_entries(self._count)
+
+    @cached_property
+    def mean(self) -> Float[Tensor, "*shape"]:
+        some = self._count.clamp(min=1)
+        of_equal = self._member + self._total / some  # which adds 0, with a gradient
+        return self._of_entries(torch.where(self._total == 0, of_equal, (self._total + some * self._member) / some))
+
+    @cached_property
+    def std(self) -> Float[Tensor, "*shape"]:
+        # No distance from the greatest is shorter than it is to others by much: little is lost in the difference.
+        squares = self._members.sum(self._off.square()) - self._total.square() / self._count.clamp(min=1)
+        enough = (self._total != 0) & (self._count > self._ddof)
+        variance = torch.where(enough, squares / (self._count - self._ddof).clamp(min=1), 1)
+        return self._of_entries(torch.where(enough, variance.sqrt(), 0))
+
+    @cached_property
+    def low(self) -> Float[Tensor, "*shape"]:
+        low = self._members.least(self._counted(torch.inf))
+        return self._of_entries(torch.where(self._count > 0, low, 0).double())
+
+    @cached_property
+    def high(self) -> Float[Tensor, "*shape"]:
+        return self._of_entries(torch.where(self._count > 0, self._greatest, 0).double())
+
+    @cached_property
+    def others_mean(self) -> Float[Tensor, "*shape"]:
+        of = self._members.of
+        others = of(self._count) - (1 if self._keep is None else self._keep.double())
+        mean = of(self._member) + (of(self._total) - self._off) / others.clamp(min=1)
+        if mean.requires_grad:  # of a set of one it is the entry itself
+            mean = torch.where(others > 0, mean, of(self._member) + self._off)
+        return mean.expand(self._given.shape).reshape(self._shape)
+
+    @cached_property
+    def equal(self) -> Bool[Tensor, "*shape"]:
+        return self._of_entries(self._total == 0)
+
+    def _counted(self, otherwise: float) -> Tensor:
+        return self._given if self._keep is None else torch.where(self._keep, self._given, otherwise)
+
+    def _of_entries(self, number: Tensor) -> Tensor:
+        return self._members.of(number).expand(self._given.shape).reshape(self._shape)
+
+    @cached_property
+    def _count(self) -> Tensor:
+        return self._members.sizes(self._given) if self._keep is None else self._members.sum(self._keep.double())
+
+    @cached_property
+    def _greatest(self) -> Tensor:
+        return self._members.greatest(self._counted(-torch.inf))
+
+    @cached_property
+    def _member(self) -> Tensor:
+        """The greatest that counts, as a number to measure from."""
+        return torch.where(self._count > 0, self._greatest.detach(), 0).double()
+
+    @cached_property
+    def _off(self) -> Tensor:
+        """How far each that counts is from the greatest: none is above it, and where all are equal all are exactly 0."""
+        off = self._given.double() - self._members.of(self._member)
+        return off if self._keep is None else torch.where(self._keep, off, 0)
+
+    @cached_property
+    def _total(self) -> Tensor:
+        """The sum of these distances: 0 only where all are equal."""
+        return self._members.sum(self._off)
 
 
 def statistics(
-    x: Float[Tensor, "*shape"], key: Int[Tensor, "*shape"], where: Bool[Tensor, "*shape"], *, ddof: int = 1
+    x: Float[Tensor, "*shape"], key: Int[Tensor, "*keys"], where: Bool[Tensor, "*shape"], *, ddof: int = 1
 ) -> SetStatistics:
     """Statistics of the set each entry belongs to, counting only `where`; differentiable in x.
 
+    key: the set of each entry; for x [N, T] also one of each row [N], with every column of x compared by itself.
     Any order, any sizes. Accumulated in float64, so a set of equal members has exactly their value as mean and 0 as std,
     whatever the value: (x - mean) is then exactly 0, never a rounding error that a small epsilon turns into a full-size number.
     A set with at most `ddof` members has std 0.
     """
-    members = members_of(key)
-    flat, keep = members.arranged(x), members.arranged(where)
-    everyone = bool(keep.all())
-    counted = lambda y, otherwise: y if everyone else torch.where(keep, y, otherwise)
-    x64 = counted(flat, 0).double()
-    one = None if everyone else keep.double()
-    count = members.sizes() if one is None else members.sum(one)
-    total = members.sum(x64)
-    low, high = members.least(counted(flat, torch.inf)), members.greatest(counted(flat, -torch.inf))
-    equal, some = low >= high, count > 0
-    low, high = torch.where(some, low, 0).double(), torch.where(some, high, 0).double()
-    mean = torch.where(equal, low, total / count.clamp(min=1))
-    count_of, mean_of, low_of, equal_of = map(members.of, (count, mean, low, equal))
-    off = x64 - mean_of
-    squares = members.sum((off if one is None else off * one).square())
-    enough = ~equal & (count > ddof)
-    variance = torch.where(enough, squares / (count - ddof).clamp(min=1), 1)
-    std = torch.where(enough, variance.sqrt(), 0)
-    others = count_of - (1 if one is None else one)
-    others_mean = (members.of(total) - x64) / others.clamp(min=1)
-    # Exactly the common value where all are equal, with the gradient of a mean of the others all the same.
-    common = others_mean + (low_of - others_mean).detach() if x64.requires_grad else low_of
-    others_mean = torch.where(equal_of, common, others_mean)
-    if x64.requires_grad:  # of a set of one it is the entry itself, which `low` is too, but for its gradient
-        others_mean = torch.where(others > 0, others_mean, x64)
-    entries = (count_of, mean_of, members.of(std), low_of, members.of(high), others_mean, equal_of)
-    return SetStatistics(*(entry.expand(flat.shape).reshape(x.shape) for entry in entries))
+    return SetStatistics(x, members_of(key), where, ddof=ddof)
 
 
 def sums(x: Float[Tensor, "*shape"], key: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -159,6 +204,21 @@ def owner(traj: Trajectories) -> Int[Tensor, "N T"]:
         result = known
 
 
+def nodes(traj: Trajectories, last: Int[Tensor, "N S"]) -> Int[Tensor, "N S"]:
+    """The node of the tree that each step of a row is: one number for all rows that share the step up to its last position.
+
+    last: where each step ends, -1 where the row has no such step; so is its node. Some numbers are left out.
+
+    >>> from payoff.examples import four_answers
+    >>> nodes(four_answers(), torch.tensor([[0], [0], [0], [-1]])).T
+    tensor([[0, 1, 6, -1]])
+    """
+    whose = traj.id[:, None].expand(last.shape) if traj.parent is None else owner(traj).gather(1, last.clamp(min=0))
+    sampled, group = (key.unique(return_inverse=True)[1] for key in (whose, sets(traj, "group")))
+    steps, owners = last.shape[1], int(sampled.max()) + 1 if sampled.numel() else 1
+    return torch.where(last >= 0, (group * owners + sampled) * steps + torch.arange(steps, device=traj.device), -1)
+
+
 def _rows_of(ids: Int[Tensor, " M"], traj: Trajectories) -> Int[Tensor, " M"]:
     """A row that holds each of these trajectories; -1 for one that is not in the batch."""
     order = traj.id.argsort()
@@ -174,14 +234,13 @@ class Blocks(NamedTuple):
     """
 
     shape: tuple[int, int, int]
-    device: torch.device
 
     def arranged(self, x: Tensor) -> Tensor:
         return x.reshape(*self.shape[:2], -1)
 
-    def sizes(self) -> Tensor:
-        sets, members, columns = self.shape
-        return torch.full((sets, 1, columns), members, dtype=torch.float64, device=self.device)
+    def sizes(self, x: Tensor) -> Tensor:
+        """The number of members of each set, of each column of these entries."""
+        return torch.full((1, 1, 1), self.shape[1], dtype=torch.float64, device=x.device)
 
     def sum(self, x: Tensor) -> Tensor:
         return x.sum(1, keepdim=True)
@@ -206,8 +265,9 @@ class Scattered(NamedTuple):
     def arranged(self, x: Tensor) -> Tensor:
         return x.reshape(-1) if x.numel() == len(self.place) else x
 
-    def sizes(self) -> Tensor:
-        return torch.bincount(self.place, minlength=self.size).double()
+    def sizes(self, x: Tensor) -> Tensor:
+        """The number of members of each set, of each column of these entries."""
+        return torch.bincount(self.place, minlength=self.size).double().view(-1, *[1] * (x.ndim - 1))
 
     def sum(self, x: Tensor) -> Tensor:
         return x.new_zeros(self.size, *x.shape[1:]).index_add(0, self.place, x)
@@ -232,6 +292,11 @@ def members_of(key: Int[Tensor, "..."]) -> Blocks | Scattered:
 
     What lies beside the keys on more columns, x [N, T] for keys [N], is reduced column by column.
     """
+    if key.ndim == 2 and key.shape[1] > 1 and key.stride(1) == 0:  # whole rows, looked at once each
+        found, columns = members_of(key[:, 0]), key.shape[1]
+        if isinstance(found, Blocks):
+            return Blocks((found.shape[0], found.shape[1] * columns, 1))
+        return Scattered(found.place.repeat_interleave(columns), found.size)
     for columns in dict.fromkeys((1, key[0].numel())) if key.numel() else ():
         rows = key.reshape(-1, columns)
         size = int((rows[:, 0] != rows[0, 0]).view(torch.uint8).argmax()) or len(rows)
@@ -240,7 +305,7 @@ def members_of(key: Int[Tensor, "..."]) -> Blocks | Scattered:
         blocks = rows.view(-1, size, columns)
         heads = blocks[:, 0].reshape(-1)
         if bool((heads[1:] > heads[:-1]).all()) and (size == 1 or bool((blocks == blocks[:, :1]).all())):
-            return Blocks((len(blocks), size, columns), key.device)
+            return Blocks((len(blocks), size, columns))
     return Scattered(*_dense(key))
 
 

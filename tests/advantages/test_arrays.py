@@ -34,6 +34,13 @@ def test_what_counts_stays_to_the_bit_and_the_rest_is_zero(spoilt):
     assert torch.equal(mine, expected)
 
 
+def test_what_is_not_below_its_rows_number_is_found_in_every_dtype(spoilt):
+    x, where = spoilt
+    x, out = torch.where(where, x, 0), torch.empty_like(where)
+    assert torch.equal(arrays.at_least(x, x[:, 2:3], out=out), x >= x[:, 2:3])
+    assert torch.equal(out, x >= x[:, 2:3])
+
+
 @pytest.mark.parametrize("filled", [False, True])
 def test_rows_come_cleaned_or_filled_and_all_of_them_once(spoilt, filled):
     x, where = spoilt

@@ -15,7 +15,7 @@ from payoff.losses.aggregation import sequence_sum
 from payoff.losses.policy_gradient import policy_gradient
 from payoff.pipeline import Term, weigh
 from payoff.policies.tabular import Tabular, kl_divergence
-from payoff.trajectories import Channel
+from payoff.trajectories import Channel, Trajectories
 
 F64 = torch.float64
 ONES = Channel(torch.ones(4, 1, dtype=F64), torch.ones(4, 1, dtype=torch.bool))
@@ -53,6 +53,30 @@ def test_the_largest_share_of_each_rollout_is_kept_and_ties_keep_the_first():
     assert kept(1 / 3) == [[0, 1, 0], [1, 0, 0], [1, 0, 0], [1, 0, 0]]
     out = context_dependency(ONES, traj, share=1 / 3, rest="unknown").valid
     assert (out & traj.exists).int().tolist() == kept(1 / 3)
+
+
+@pytest.mark.parametrize("width", [1, 2, 12])
+def test_it_keeps_what_sorting_each_rollout_keeps_with_ties_and_text_of_others_between(width):
+    rng = torch.Generator().manual_seed(width)
+    n = 80
+    length = torch.randint(1, width + 1, (n,), generator=rng)
+    exists = torch.arange(width) < length[:, None]
+    mask = exists & (torch.rand(n, width, generator=rng) < 0.8)
+    distance = (torch.randn(n, width, generator=rng) * 2).round() / 2
+    old = torch.where(exists, -1.0, torch.nan)
+    fields = {name: torch.zeros(n, dtype=torch.int64) for name in ("group", "stop")}
+    step, actions = torch.where(exists, 0, -1).int(), torch.zeros(n, width, dtype=torch.int64)
+    traj = Trajectories(
+        mask=mask, length=length, step=step, actions=actions, logp={"old": old, "corrupted": old + distance}, **fields
+    )
+    ones = Channel(torch.ones(n, 1), torch.ones(n, 1, dtype=torch.bool))
+    for share in (0.4, 1.0):
+        found = context_dependency(ones, traj, share=share, least=1.0).value
+        for row in range(n):
+            own = mask[row].nonzero().squeeze(1).tolist()
+            s = {t: math.expm1(float(distance[row, t])) - float(distance[row, t]) for t in own}
+            kept = sorted(own, key=lambda t: (-min(s[t], 10), t))[: math.ceil(share * len(own) - 1e-9)]
+            assert found[row].nonzero().squeeze(1).tolist() == sorted(kept)
 
 
 def test_a_context_that_changes_nothing_changes_no_weight():

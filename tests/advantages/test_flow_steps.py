@@ -47,7 +47,7 @@ def test_dancegrpo_on_all_steps_is_group_normalisation_with_the_unbiased_spread(
 
 
 def test_dancegrpo_trains_the_share_of_each_rollouts_own_steps():
-    traj = denoised(200, 15, groups=2)
+    traj = denoised(200, 15, groups=2).replace(id=torch.arange(200))
     traj = dataclasses.replace(traj, mask=traj.mask & (torch.arange(15) < 14))  # a clean last step
     found = dancegrpo(column(*torch.randn(200).tolist()), traj, fraction=0.6)
     assert (found.valid.sum(1) == 8).all()  # int(0.6 * 14)
@@ -67,6 +67,38 @@ def test_the_share_belongs_to_the_trajectory_whatever_its_row_and_the_channel():
     assert torch.equal(moved.valid, first.valid[order])
     torch.testing.assert_close(moved.value, first.value[order])
     assert torch.equal(dancegrpo(column(*torch.randn(6).tolist()), traj).valid, first.valid)
+
+
+def test_every_set_of_actions_of_one_size_is_as_likely_as_another():
+    traj = denoised(14_000, 7).replace(id=torch.arange(14_000))
+    drawn = dancegrpo(column(*[0.0] * 14_000), traj, fraction=3 / 7).valid
+    times = torch.bincount(drawn.long() @ 2 ** torch.arange(7))
+    times = times[times > 0]
+    assert len(times) == 35  # sets of 3 of 7, 400 times each
+    assert ((times - 400) ** 2 / 400).sum() < 34 + 4 * 68**0.5  # chi squared: mean 34, variance 68
+
+
+def test_of_many_actions_each_and_each_pair_is_drawn_as_often_as_it_should_be():
+    n, own = 6_000, 45
+    traj = denoised(n, own).replace(id=torch.arange(n) * 1_000_003)
+    drawn = dancegrpo(column(*[0.0] * n), traj).valid.double()  # 27 of 45
+    pairs = drawn.T @ drawn / n
+    once, twice = 27 / 45, 27 / 45 * 26 / 44
+    for found, expected in ((pairs.diagonal(), once), (pairs[*torch.triu_indices(own, own, 1)], twice)):
+        off = (found - expected) / (expected * (1 - expected) / n) ** 0.5
+        assert 0.7 < off.std() < 1.3
+        assert off.abs().max() < 5
+
+
+def test_the_share_is_of_a_rollouts_actions_by_number_whatever_lies_between_and_behind_them():
+    dense = denoised(30, 9)
+    mask = torch.zeros(30, 20, dtype=torch.bool)
+    mask[:, 1:18:2] = True
+    spread = denoised(30, 20).replace(mask=mask, id=dense.id)
+    channel = column(*torch.randn(30).tolist())
+    found, wanted = dancegrpo(channel, spread).valid, dancegrpo(channel, dense).valid
+    assert torch.equal(found[:, 1:18:2], wanted)
+    assert int(found.sum()) == int(wanted.sum()) == 30 * 5
 
 
 def test_a_reward_in_large_units_counts_no_more_when_each_is_normalised_first():

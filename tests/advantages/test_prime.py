@@ -63,6 +63,15 @@ def test_the_largest_return_becomes_one_and_a_factor_on_all_rewards_cancels():
     torch.testing.assert_close(ten.value, scaled.value)
 
 
+@pytest.mark.parametrize(("own", "largest"), [([1, 1, 1], 4.0), ([1, 0, 0], 1.0), ([0, 1, 0], 4.0), ([0, 0, 1], 1.0)])
+def test_a_return_counts_where_the_policy_acted_and_payments_wherever_they_come(own, largest):
+    channel, traj = tokens([[5.0, -5.0, 1.0], [0.5]], [0, 0])  # returns 1, -4, 1
+    traj = traj.replace(mask=torch.tensor([own, [1, 0, 0]]).bool())
+    for value in (channel.value, channel.value.clone().requires_grad_()):
+        scaled = unit_return(Channel(value, channel.valid), traj, eps=0.0).value
+        assert scaled[0].tolist() == [5 / largest, -5 / largest, 1 / largest]
+
+
 def test_a_batch_without_reward_stays_zero():
     channel, traj = tokens([[0.0, 0.0], [0.0]], [0, 0])
     for eps in (0.0, 1e-6):

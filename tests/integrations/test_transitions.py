@@ -159,7 +159,7 @@ def test_a_state_potential_is_asked_about_new_states_only():
         return states[:, 0].astype(np.float64)
 
     ask = asked_by_transition(chain(environment_reward, partial(potential_shaping, potential=StatePotential(score), discount=0.5)))
-    now, state = Transitions(LANES, SIZE, np.int64(0)), np.zeros((LANES, SIZE), dtype=np.float32)
+    now, state = Transitions(LANES, SIZE, np.asarray(0)), np.zeros((LANES, SIZE), dtype=np.float32)
     for t in range(1, 4):
         state, before = np.full((LANES, SIZE), t, dtype=np.float32), state
         none = np.zeros(LANES, dtype=bool)

@@ -1,6 +1,7 @@
 """The handle: what a run gives, from wherever it is called, and what happens when parts of the machinery are killed."""
 
 import asyncio
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -44,12 +45,14 @@ def runs(pid):
     return children(pid)[1:]
 
 
-def gone(pid):
-    """Whether a process has ended; where nobody above it waits for it, it stays in the list."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
+def living(pids):
+    """Those that run, each with when it began, as numbers are given again; what nobody waits for stays in the list, as ended."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            told = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            found |= {(pid, told[19])} if told[0] != "Z" else set()
+    return found
 
 
 def wait_for(condition, seconds=10.0):
@@ -277,13 +280,13 @@ def in_flight(sandbox, source="import time; time.sleep(60)"):
 def test_a_killed_server_loses_the_run_in_flight_and_the_next_works(sandbox):
     future, pid = in_flight(sandbox)
     wait_for(lambda: runs(pid))
-    below = children(pid)
+    below = living(children(pid))
     os.kill(pid, signal.SIGKILL)
     run = future.result(timeout=10)
     assert run.ended is Ended.LOST
     assert run.lost
     assert sandbox.run_python("print(1)").stdout == "1\n"
-    wait_for(lambda: all(gone(child) for child in below))
+    wait_for(lambda: not below & living(child for child, _ in below))
 
 
 def test_every_run_in_flight_is_lost_with_its_server_and_all_that_follow_work(sandbox):
@@ -361,10 +364,10 @@ def test_nothing_is_left_when_the_owner_is_killed(sandbox):
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
     pid = int(owner.stdout.readline())
     wait_for(lambda: runs(pid))
-    below = children(pid)
+    below = living([pid, *children(pid)])
     owner.kill()
     owner.wait()
-    wait_for(lambda: all(gone(process) for process in (pid, *below)))
+    wait_for(lambda: not below & living(process for process, _ in below))
     os.killpg(owner.pid, signal.SIGKILL)
     owner.stdout.close()
 

@@ -26,7 +26,7 @@ def test_the_threshold_is_where_both_decisions_pay_the_same_and_below_it_rejecti
 def test_only_differences_of_payoffs_count_and_symmetric_ones_ask_for_one_half():
     at = lambda a, b, t, d: acceptance_threshold(accept_right=a, accept_wrong=b, reject_right=t, reject_wrong=d)
     assert at(1.0, -3.0, 0.5, -0.5) == pytest.approx(at(1.0 + 4, -3.0 - 2, 0.5 - 2, -0.5 + 4))
-    assert at(1.0, -3.0, 0.5, -0.5) == pytest.approx(at(7.0, -21, 3.5, -3.5))
+    assert at(1.0, -3.0, 0.5, -0.5) == pytest.approx(at(7.0, -21.0, 3.5, -3.5))
     assert at(2.0, -1.0, 2.0, -1.0) == 0.5
 
 

@@ -9,12 +9,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from payoff.advantages.arrays import blocks, both, cleaned, plain, written
-from payoff.sets import Over, members_of, sets, sums
+from payoff.advantages.arrays import blocks, both, centred, cleaned, plain, written
+from payoff.sets import Over, members_of, sets
 from payoff.trajectories import Channel, Trajectories
 
 _WORD = 8  # bytes that are counted at once
 _MOST = 255 * _WORD  # positions whose words can be added without a byte running over
+_SHORT = 1024  # positions whose distances may be summed up in single precision
+_LEAST, _CLOSE = 1e-30, 16.0  # how small the squares may be there, and how much larger than those about the mean
 
 
 class ActionStatistics(NamedTuple):
@@ -34,28 +36,36 @@ class ActionStatistics(NamedTuple):
 def action_statistics(channel: Channel, traj: Trajectories, over: Over, *, ddof: int = 1) -> ActionStatistics:
     """Statistics of every known action sampled in the set each trajectory belongs to; `over` is a set of whole trajectories.
 
-    Sums are of distances from one member of the set, so equal actions have a distance of exactly 0, and are accumulated in float64.
+    Sums are of distances from known actions, so those of equal actions are exactly 0; in float64, but for rows of single precision
+    of at most 1024 positions, which are summed up in their own as long as nothing is lost by it.
 
     >>> from payoff.examples import four_answers
     >>> credit = Channel(torch.tensor([[1.0], [2.0], [5.0], [5.0]]), torch.ones(4, 1, dtype=torch.bool))
     >>> action_statistics(credit, four_answers(), "group").mean.T
     tensor([[1.4000, 1.4000, 5.0000, 5.0000]], dtype=torch.float64)
     """
-    key = sets(traj, over)
-    known = known_actions(channel, traj)
-    count = row_counts(known)[:, None].double()
-    here = count > 0
-    some = channel.value.detach().expand(traj.mask.shape).gather(1, first_true(known)[:, None])
-    member = greatest(some, key, here)
-    off, squares = _distances(channel, known, count, member)
-    number, squares = sums(count, key), sums(squares, key)
+    members, known = members_of(sets(traj, over)), known_actions(channel, traj)
+    number = row_counts(known)[:, None].double()
+    first = channel.value.detach().expand(traj.mask.shape).gather(1, first_true(known)[:, None])
+    first = torch.where(number > 0, first, 0)
+    total = lambda x: members.sum(members.arranged(x))
+    member = members.greatest(members.arranged(torch.where(number > 0, first, -torch.inf))).double()
+    gap = torch.where(members.arranged(number > 0), members.arranged(first).double() - members.of(member), 0).reshape(number.shape)
+    count = total(number)
+    for dtype in _precisions(channel):
+        own, about = _distances(channel, known, number, first, dtype)
+        squares = total(about + 2 * gap * own + number * gap.square())
+        shift = total(own + number * gap) / count.clamp(min=1)
+        around, about = squares - count * shift.square(), total(about)
+        if bool(((about <= _CLOSE * around) & ((about == 0) | ((about > _LEAST) & about.isfinite()))).all()):
+            break  # else single precision has lost too much
     equal = squares == 0
-    shift = sums(off, key) / number.clamp(min=1)
-    mean = member.double() + shift  # for equal members off is 0 throughout
-    enough = ~equal & (number > ddof)
-    around = (squares - number * shift.square()).clamp(min=0)
-    variance = torch.where(enough, around / (number - ddof).clamp(min=1), 1)
-    return ActionStatistics(number, torch.where(number > 0, mean, 0), torch.where(enough, variance.sqrt(), 0), equal)
+    mean = torch.where(count > 0, member + shift, 0)  # for equal members all distances are 0
+    enough = ~equal & (count > ddof)
+    variance = torch.where(enough, around.clamp(min=0) / (count - ddof).clamp(min=1), 1)
+    each = (count, mean, torch.where(enough, variance.sqrt(), 0), equal)
+    shape = members.arranged(number).shape
+    return ActionStatistics(*(members.of(x).expand(shape).reshape(number.shape) for x in each))
 
 
 def known_actions(channel: Channel, traj: Trajectories) -> Bool[Tensor, "N T"]:
@@ -140,20 +150,29 @@ def row_means(x: Float[Tensor, "N T"], where: Bool[Tensor, "N T"], traj: Traject
     return total / row_counts(where).clamp(min=1)
 
 
+def _precisions(channel: Channel) -> tuple[torch.dtype, ...]:
+    """What sums over rows are tried in: short ones of single precision in that, as long as nothing is lost; else in double."""
+    single = plain(channel.value) and channel.value.dtype == torch.float32 and channel.value.shape[1] <= _SHORT
+    return (torch.float32, torch.float64) if single else (torch.float64,)
+
+
 def _distances(
-    channel: Channel, known: Bool[Tensor, "N T"], count: Float[Tensor, "N 1"], member: Float[Tensor, "N 1"]
+    channel: Channel, known: Bool[Tensor, "N T"], count: Float[Tensor, "N 1"], first: Float[Tensor, "N 1"], dtype: torch.dtype
 ) -> tuple[Float[Tensor, "N 1"], Float[Tensor, "N 1"]]:
-    """Sums of x - member and of its square over each trajectory's known own actions, float64."""
+    """Sums of x - first and of its square over each trajectory's known own actions, float64, worked out in this precision."""
     if channel.value.shape[1] == channel.valid.shape[1] == 1:
-        off = torch.where(count > 0, channel.value.double() - member.double(), 0)
+        off = torch.where(count > 0, channel.value.double() - first.double(), 0)  # 0, with a gradient
         return count * off, count * off.square()
     x = channel.value.expand(known.shape)
     if not plain(x):
-        off = torch.where(known, x, member).double() - member.double()
+        off = torch.where(known, x, first).double() - first.double()
         return off.sum(1, keepdim=True), off.square().sum(1, keepdim=True)
-    found = member.new_empty(2, len(x), 1, dtype=torch.float64)
-    for rows, part in cleaned(x, known, torch.float64, fill=member):
-        off = part.sub_(member[rows])
-        found[0, rows] = off.sum(1, keepdim=True)
-        found[1, rows] = off.mul_(off).sum(1, keepdim=True)
-    return found[0], found[1]
+    found = torch.empty(2, len(x), dtype=dtype)
+    part = torch.empty(x[next(blocks(known))].shape, dtype=dtype)
+    for rows in blocks(known):
+        off = part[: len(x[rows])]
+        centred(x[rows].to(dtype), first[rows].to(dtype), known[rows], out=off)
+        torch.sum(off, 1, out=found[0, rows])
+        torch.linalg.vector_norm(off, dim=1, out=found[1, rows])
+    own, norm = found.double()[:, :, None]
+    return own, norm.square()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts
-from payoff.advantages.arrays import ascending_, both, keep_, ranks, written
+from payoff.advantages.arrays import ascending_, at_least, both, keep_, ranks, written
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -66,7 +66,8 @@ def context_dependency(
     z = torch.where(wide, (mean - found.low) / (found.high - found.low).clamp(min=_NARROWEST), 0)
     usual = statistics(z, batch, takes_part).mean
     weight = torch.where(wide, least + z * (1 - least) / usual.clamp(min=1e-12), 1)
-    value, here = channel.value * weight[:, None].to(channel.value.dtype), both(kept, known_positions(channel, traj))
+    value, here = channel.value * weight[:, None].to(channel.value.dtype), known_positions(channel, traj)
+    here = kept if here is traj.exists else both(kept, here)
     value = written(value, here) if value.shape[1] == 1 else keep_(value, here)
     valid = channel.valid if rest == "zero" else both(channel.valid, kept)
     return Channel(value, valid, channel.reasons)
@@ -78,18 +79,20 @@ def _dependent(
     """The sum of S over each row's own actions, float64, and its `wanted` own actions of largest S, among equals the first ones."""
     total = torch.zeros(len(traj), dtype=torch.float64, device=traj.device)
     kept = torch.empty_like(traj.own)
-    place = (traj.width - wanted).clamp(max=traj.width - 1)[:, None]
+    place = (traj.width - wanted).clamp(max=traj.width - 1)
+    edges = torch.stack([place, (place - 1).clamp(min=0)], 1)
     for rows in row_blocks(traj):
         own, number = traj.own[rows], wanted[rows, None]
         distance = keep_(corrupted[rows] - old[rows], own).clamp_(-_FARTHEST, _FARTHEST)
         dependency = torch.expm1(distance).sub_(distance).clamp_(0, _LARGEST)  # 0 where it is not the policy's own
-        total[rows] = dependency.sum(1, dtype=torch.float64)
-        least = ascending_(ranks(distance.copy_(dependency))).gather(1, place[rows]).view(dependency.dtype)
-        chosen = torch.ge(dependency, least, out=kept[rows]).logical_and_(own)
-        crowded = (row_counts(chosen) > number[:, 0]).nonzero().squeeze(1)
+        total[rows] = dependency.sum(1, dtype=torch.promote_types(dependency.dtype, torch.float32)).double()
+        edge = ascending_(ranks(distance.copy_(dependency))).gather(1, edges[rows]).view(dependency.dtype)
+        chosen = at_least(dependency, edge[:, :1], out=kept[rows])
+        # Where the next one is as large; wherever the least is 0 that is so, as what is not the policy's own is 0.
+        crowded = ((edge[:, 0] == edge[:, 1]) & (wanted[rows] < traj.width)).nonzero().squeeze(1)
         if len(crowded):
-            x, line = dependency[crowded], least[crowded]
-            above, level = own[crowded] & (x > line), own[crowded] & (x == line)
+            x, line, there = dependency[crowded], edge[crowded, :1], own[crowded]
+            above, level = there & (x > line), there & (x == line)
             left = number[crowded] - above.sum(1, keepdim=True)
             chosen[crowded] = above | (level & (level.cumsum(1) <= left))
     return total, kept

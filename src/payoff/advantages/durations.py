@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from payoff.advantages.actions import known_actions, known_positions, row_counts
-from payoff.advantages.arrays import apart, clean, cleaned, weighed
+from payoff.advantages.arrays import apart, clean, cleaned, positive, weighed
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
@@ -41,11 +41,11 @@ def duration_weighted(channel: Channel, traj: Trajectories, *, of: str = "durati
         raise ValueError(f"duration_weighted: needs traj.extras[{of!r}] [N, T], how long every action took")
     counts, dtype = known_actions(channel, traj), channel.value.dtype
     taken, number = traj.extras[of].detach(), int(row_counts(counts).sum())
-    total, positive = 0.0, 0
-    for _, part in cleaned(taken, counts, taken.dtype):
-        total += float(part.sum(dtype=torch.float64))
-        positive += int(row_counts(part > 0).sum())
-    if positive < number or not total < math.inf:  # NaN is no such number either
+    total, above = 0.0, 0
+    for _, part in cleaned(taken, counts, torch.float64):
+        total += float(part.sum())
+        above += int(row_counts(positive(part)).sum())
+    if above < number or not total < math.inf:  # NaN is no such number either
         raise ValueError(f"duration_weighted: the durations of the actions in {of!r} must be positive and finite")
     mean, here = total / number if number else 1.0, known_positions(channel, traj)
     rest = apart(here, counts)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import torch
 
-from payoff.advantages.actions import greatest, known_positions
-from payoff.advantages.arrays import weighed
+from payoff.advantages.actions import known_positions
+from payoff.advantages.arrays import clean, weighed
 from payoff.advantages.stretches import stretches
 from payoff.catalogue import method
-from payoff.sets import sets, sums
+from payoff.sets import sets, statistics, sums
 from payoff.trajectories import Channel, Trajectories
 
 
@@ -56,11 +56,11 @@ def entropy_modulated(
     counts = said > 0
 
     key = sets(traj, over).expand(mean.shape)
-    low = -greatest(-mean, key, counts)
-    width = greatest(mean, key, counts) - low
-    height = torch.where(width > 0, (mean - low) / torch.where(width > 0, width, 1), 0)
-    share = torch.where(counts, (-strength * height).exp(), 0)
-    alpha = share / torch.where(counts, sums(share, key) / sums(counts.double(), key).clamp(min=1), 1)
+    found = statistics(mean, key, counts)
+    width = found.high - found.low
+    height = (mean - found.low) / torch.where(width > 0, width, torch.inf)
+    share = clean((-strength * height).exp(), counts)
+    alpha = share / torch.where(counts, sums(share, key) / found.count, 1)
     here, value = known_positions(channel, traj), channel.value
     # What the policy did not do is not weighed.
     factor = torch.where(mine, parts.of_step(alpha), 1).to(value.dtype)

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, UInt64
 from torch import Tensor
 
-from payoff.advantages.actions import known_positions, row_blocks, row_counts
-from payoff.advantages.arrays import ascending_, both, clean, weighed
+from payoff.advantages.actions import known_positions, row_counts
+from payoff.advantages.arrays import both, clean, positive, weighed
 from payoff.advantages.normalise import standardise
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
-_MIX = (-7046029254386353131, 0x21F0AAAD, 0x735A2D97)  # odd multipliers that spread the bits of a number
-_MOST = (1 << 31) - 1
+_DRAWS = 4  # of 16 bits in a word
+_STEP, _ODD = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # from one word to the next; to spread the bits of one
 
 
 @method("flow-grpo", kind="advantage", paper="arXiv:2505.05470", sees="batch")
@@ -64,7 +65,9 @@ def dancegrpo(channel: Channel, traj: Trajectories, *, fraction: float = 0.6, bo
     compared = _bounded("dancegrpo", standardise(channel, traj, ddof=1, eps=1e-8), bound)
     if fraction == 1:
         return compared
-    valid = both(compared.valid, _share(traj, fraction))
+    valid = _share(traj, fraction)
+    if compared.valid.shape[1] > 1 or not bool(compared.valid.all()):
+        valid = both(compared.valid, valid)
     value = clean(compared.value.expand(valid.shape), valid)
     return Channel(value, valid, compared.reasons)
 
@@ -96,8 +99,8 @@ def noise_weighted(channel: Channel, traj: Trajectories) -> Channel:
 
     def weight(rows: slice) -> Float[Tensor, "n T"]:
         noise = clean(std[rows], traj.exists[rows]).clamp_(min=0)
-        number = row_counts(noise > 0)[:, None]
-        mean = noise.sum(1, keepdim=True, dtype=torch.float64) / number.clamp(min=1)
+        number = row_counts(positive(noise))[:, None]
+        mean = noise.double().sum(1, keepdim=True) / number.clamp(min=1)
         noise.div_(torch.where(number > 0, mean, 1).to(noise.dtype))
         return noise if bool(number.all()) else torch.where(number > 0, noise, 1)
 
@@ -112,24 +115,54 @@ def _bounded(name: str, channel: Channel, bound: float) -> Channel:
 
 def _share(traj: Trajectories, fraction: float) -> Bool[Tensor, "N T"]:
     """A share of every trajectory's own actions, drawn by its id."""
-    own = traj.own
-    count = (row_counts(own).double() * fraction + 1e-9).floor().clamp(min=1).long()[:, None]
-    # Every position draws a number; the last bits are the position's own, so that no two are alike.
-    position = torch.arange(traj.width, dtype=torch.int32, device=traj.device)
-    last = (1 << max(traj.width - 1, 1).bit_length()) - 1
-    seed = traj.id * _MIX[0]
-    seed = (seed ^ (seed >> 29)).bitwise_and_(_MOST).to(torch.int32)[:, None]
-    scattered = position * _MIX[1]
-    kept = torch.empty_like(own)
-    for rows in row_blocks(traj):
-        number = seed[rows] ^ scattered
-        shifted = torch.empty_like(number)
-        for factor in _MIX[1:]:
-            number.bitwise_xor_(torch.bitwise_right_shift(number, 15, out=shifted)).mul_(factor)
-        number.bitwise_xor_(torch.bitwise_right_shift(number, 15, out=shifted))
-        number.bitwise_and_(_MOST - last).bitwise_or_(position)
-        number.bitwise_or_(shifted.copy_(own[rows].view(torch.int8)).sub_(1).bitwise_and_(_MOST))  # others come last
-        at = (count[rows] - 1).clamp(max=traj.width - 1)
-        drawn = ascending_(shifted.copy_(number)).gather(1, at)
-        torch.le(number, drawn, out=kept[rows])
-    return kept.logical_and_(own)
+    count = row_counts(traj.own)
+    wanted = (count.double() * fraction + 1e-9).floor().clamp(min=1).minimum(count).long()
+    drawn = _drawn(traj.id.cpu().numpy(), count.cpu().numpy(), wanted.cpu().numpy(), traj.width)
+    share = torch.from_numpy(drawn).to(traj.device)
+    if bool((count == traj.length).all()):  # every position is an own action
+        return share
+    return share.gather(1, (traj.own.cumsum(1) - 1).clamp(min=0)).logical_and_(traj.own)
+
+
+def _drawn(
+    id: Int[np.ndarray, " N"], count: Int[np.ndarray, " N"], wanted: Int[np.ndarray, " N"], width: int
+) -> Bool[np.ndarray, "N {width}"]:
+    """As many as wanted of the first `count` places of each row, every set of that size as likely as another.
+
+    From the last place down: one of k still to come is taken with probability w / k where w are wanted still (selection sampling).
+    Draws have 16 bits, so that this probability is off by less than 2^-16; how many are taken is always exact.
+    """
+    small, words = np.min_scalar_type(width), -(-width // _DRAWS)
+    order = np.argsort((width - count).astype(small), kind="stable")  # those that still have k places to come are the first rows
+    reach = np.bincount(count, minlength=words * _DRAWS + 1)[::-1].cumsum()[::-1]  # and this many
+    seed = id[order].view(np.uint64)
+    word, spare = np.empty_like(seed), np.empty_like(seed)
+    _spread_(_spread_(np.add(seed, _STEP, out=seed), spare), spare)
+    missing, place = wanted[order].astype(small), np.empty(len(seed), small)
+    product = np.empty(len(seed), np.int32 if width < 1 << 15 else np.int64)
+    packed = np.zeros((-(-width // 8), len(seed)), np.uint8)
+    places = np.arange(words * _DRAWS, 0, -1).tolist()
+    for k in places:
+        draw = (k - 1) % _DRAWS
+        if draw == _DRAWS - 1:  # a word of draws for every row that has any of its places
+            some = slice(reach[k - draw])
+            np.add(seed[some], _STEP * np.array(k, np.uint64), out=word[some])
+            draws = _spread_(word[some], spare[some]).view(np.uint16).reshape(-1, _DRAWS)
+        some = slice(reach[k])
+        np.multiply(draws[some, draw], k, out=product[some], dtype=product.dtype)
+        np.copyto(place[some], np.right_shift(product[some], 16, out=product[some]), casting="unsafe")
+        taken = place[some] < missing[some]
+        missing[some] -= taken
+        bits = packed[(k - 1) // 8, some]
+        np.bitwise_or(np.add(bits, bits, out=bits), taken, out=bits)
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    rows = np.ascontiguousarray(packed.T).take(back, axis=0)
+    return np.unpackbits(rows, axis=1, count=width, bitorder="little").view(bool)
+
+
+def _spread_(x: UInt64[np.ndarray, " n"], spare: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
+    """Every bit of a number spread over the whole of it, in place; no two numbers become one."""
+    np.bitwise_xor(x, np.right_shift(x, 32, out=spare), out=x)
+    np.multiply(x, _ODD, out=x)
+    return np.bitwise_xor(x, np.right_shift(x, 32, out=spare), out=x)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from payoff.advantages.actions import ActionStatistics, action_statistics, known_positions
-from payoff.advantages.arrays import blocks, both, centred
+from payoff.advantages.arrays import blocks, both, centred, clean
 from payoff.advantages.stretches import Stretches, stretches
 from payoff.catalogue import method
 from payoff.sets import Over, SetStatistics, sets, statistics
@@ -91,18 +91,12 @@ def standardise(
     if baseline == "leave-one-out" and isinstance(stats, SetStatistics):
         middle = stats.others_mean
     else:
-        middle = stats.mean if baseline == "mean" else torch.zeros_like(stats.mean)
+        middle = stats.mean if baseline == "mean" else torch.zeros_like(stats.count)
     alone = alone & (baseline != "none")
     if single == "raw":
-        middle, spread = torch.where(alone, 0, middle), torch.where(alone, 1, spread)
+        middle, spread = torch.where(alone, 0, middle), None if spread is None else torch.where(alone, 1, spread)
         alone = torch.zeros_like(alone)
-    if scale == "none":
-        divisor = torch.ones_like(spread)
-    elif eps_where == "outside":
-        divisor = torch.where(spread > 0, spread + eps, 1)
-    else:
-        square = spread.square()
-        divisor = torch.where(spread > 0, square + eps if eps_where == "inside" else square.clamp(min=eps), 1).sqrt()
+    divisor = None if spread is None else _divisor(spread, eps, eps_where)
     return _apply(channel, traj, parts, middle, divisor, alone)
 
 
@@ -115,36 +109,51 @@ def resolve(where: str, convention: str | Convention, known: Mapping[str, Conven
     return known[convention]
 
 
+def _divisor(spread: Float[Tensor, "N K"], eps: float, eps_where: EpsWhere) -> Float[Tensor, "N K"]:
+    if eps_where == "outside":
+        return torch.where(spread > 0, spread + eps, 1)
+    square = spread.square()
+    return torch.where(spread > 0, square + eps if eps_where == "inside" else square.clamp(min=eps), 1).sqrt()
+
+
 def _apply(
     channel: Channel,
     traj: Trajectories,
     parts: Stretches | None,
     middle: Float[Tensor, "N #K"],
-    divisor: Float[Tensor, "N #K"],
+    divisor: Float[Tensor, "N #K"] | None,
     silent: Bool[Tensor, "N #K"],
 ) -> Channel:
-    """(value - middle) / divisor at every action, 0 where silent or unknown."""
+    """(value - middle) / divisor (1 where there is none) at every action, 0 where silent or unknown."""
     dtype, here = channel.value.dtype, channel.valid
-    if channel.value.shape[1] == channel.valid.shape[1] == middle.shape[1] == divisor.shape[1] == 1 and parts is None:
-        value = torch.where(here, channel.value, 0).double()
-        return Channel(torch.where(here & ~silent, (value - middle) / divisor, 0).to(dtype), channel.valid, channel.reasons)
+    given = (channel.value, here, middle) if divisor is None else (channel.value, here, middle, divisor)
+    if parts is None and all(x.shape[1] == 1 for x in given):
+        value = torch.where(here, channel.value, 0).double() - middle
+        value = value if divisor is None else value / divisor
+        return Channel(torch.where(here & ~silent, value, 0).to(dtype), channel.valid, channel.reasons)
     # On [N, T] in the input's dtype: b of equal numbers is their value in any.
-    silenced, divided = bool(silent.any()), bool((divisor != 1).any())
-    middle, scale = middle.to(dtype), divisor.reciprocal().to(dtype) if divided else None
-    here = known_positions(channel, traj)
+    scale, silenced = [], bool(silent.any())
+    if divisor is not None and bool((divisor != 1).any()):
+        scale = [divisor.reciprocal().to(dtype)]
+    middle = middle.to(dtype)
+    here, value = known_positions(channel, traj), channel.value
     if parts is None:
         here = both(here, ~silent) if silenced else here
-        return Channel(centred(channel.value, middle, here, scale), channel.valid, channel.reasons)
-    here = both(here, parts.spread(parts.of_step(~silent))) if silenced else here
-    each = [parts.of_step(x) for x in (middle, scale) if x is not None]
-    if any(x.requires_grad for x in (channel.value, *each)):
-        middle, *divisors = (parts.spread(x) for x in each)
-        return Channel(centred(channel.value, middle, here, *divisors), channel.valid, channel.reasons)
-    value = channel.value.expand(here.shape)
+        return Channel(centred(value, middle, here, *scale), channel.valid, channel.reasons)
+    if silenced:  # what is silent is multiplied by 0
+        scale = [torch.where(silent, 0, x) for x in scale or [torch.ones_like(middle)]]
+    each = [parts.of_step(x) for x in (middle, *scale)]
+
+    def written(rows: slice, out: Tensor | None) -> Tensor:
+        baseline, *factors = (parts.spread(x, rows) for x in each)
+        kept = both(here[rows], factors[0].bool()) if silenced else here[rows]
+        return centred(value[rows], baseline, kept, *factors, out=out)
+
+    if any(x.requires_grad for x in (value, *each)):
+        return Channel(written(slice(None), None), channel.valid, channel.reasons)
     result = torch.empty(here.shape, dtype=dtype, device=traj.device)
     for rows in blocks(result):
-        baseline, *factors = (parts.spread(x, rows) for x in each)
-        centred(value[rows], baseline, here[rows], *factors, out=result[rows])
+        written(rows, result[rows])
     return Channel(result, channel.valid, channel.reasons)
 
 
@@ -174,8 +183,8 @@ def _check(
 
 def _measure(
     channel: Channel, traj: Trajectories, parts: Stretches | None, over: Over, unit: Unit, scale: Scale, ddof: int, ended: Ended
-) -> tuple[SetStatistics | ActionStatistics, Float[Tensor, "N K"], Bool[Tensor, "N K"]]:
-    """Statistics of each entry's set, its spread by `scale`, and whether nobody else is known there."""
+) -> tuple[SetStatistics | ActionStatistics, Float[Tensor, "N K"] | None, Bool[Tensor, "N K"]]:
+    """Statistics of each entry's set, its spread by `scale` if it has one, and whether nobody else is known there."""
     ddof = 0 if scale == "rms" else ddof
     if unit == "action" and over != "step":
         stats: SetStatistics | ActionStatistics = action_statistics(channel, traj, over, ddof=ddof)
@@ -186,47 +195,48 @@ def _measure(
         alone = entries.count - where.double() <= 0
         if scale == "leave-one-out-std":
             return entries, _others_std(entries, number, where, key, ddof), alone
+    if scale == "none":
+        return stats, None, alone
     spread = (stats.std.square() + stats.mean.square()).sqrt() if scale == "rms" else stats.std
     return stats, spread, alone
 
 
 def _entries(
     channel: Channel, traj: Trajectories, parts: Stretches | None, over: Over, unit: Unit, ended: Ended
-) -> tuple[Float[Tensor, "N K"], Bool[Tensor, "N K"], Int[Tensor, "N K"]]:
-    """What is compared: (number, whether it counts, the set it belongs to), with K = 1, the steps, or T."""
+) -> tuple[Float[Tensor, "N K"], Bool[Tensor, "N K"], Int[Tensor, "..."]]:
+    """What is compared: (number, whether it counts, the set it belongs to, or its row does), with K = 1, the steps, or T."""
     if unit == "rollout":
         number, where = at_start(channel, traj)
         return number[:, None], where[:, None], sets(traj, over)
     if parts is None:
         where = channel.valid & traj.own
         return torch.where(where, channel.value, 0), where, sets(traj, over).expand(where.shape)
-    number, acts, known = _step_starts(channel, traj, parts)
-    steps = torch.arange(acts.shape[1], device=traj.device)
+    number, acts, known = _step_starts(channel, parts)
     if over != "step":
         return number, known, sets(traj, over).expand(acts.shape)
     if ended != "absent":
-        last = torch.where(acts, steps, -1).amax(1, keepdim=True)
-        reached = torch.where(parts.last_positions() >= 0, steps, -1).amax(1, keepdim=True)
-        over_by_then = (steps > reached) & (last >= 0) & known.gather(1, last.clamp(min=0))
+        steps = torch.arange(acts.shape[1], device=traj.device)
+        last_of = lambda found: (found * (steps + 1)).amax(1, keepdim=True) - 1
+        last = last_of(acts)
+        at, reached = last.clamp(min=0), last if parts.whole else last_of(parts.exists)
+        over_by_then = steps > torch.where((last >= 0) & known.gather(1, at), reached, len(steps))
         if ended == "carried":
-            number = torch.where(over_by_then, number.gather(1, last.clamp(min=0)), number)
+            number = torch.where(over_by_then, number.gather(1, at), number)
         known = known | over_by_then
-    group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1]
-    return number, known, group[:, None] * len(steps) + steps
+    return number, known, sets(traj, "group")[:, 0]  # step by step
 
 
-def _step_starts(
-    channel: Channel, traj: Trajectories, parts: Stretches
-) -> tuple[Float[Tensor, "N S"], Bool[Tensor, "N S"], Bool[Tensor, "N S"]]:
+def _step_starts(channel: Channel, parts: Stretches) -> tuple[Float[Tensor, "N S"], Bool[Tensor, "N S"], Bool[Tensor, "N S"]]:
     """(number, acts, known) of every step: a credit's number for it, its value at the first action taken in it (0 if unknown)."""
     first = parts.first_actions()
-    acts, at = first < traj.width, first.clamp(max=traj.width - 1)
-    known = acts & (channel.valid if channel.valid.shape[1] == 1 else channel.valid.gather(1, at))
-    return torch.where(known, channel.value.expand(traj.mask.shape).gather(1, at), 0), acts, known
+    acts, at = first >= 0, first.clamp(min=0)
+    there = lambda x: x if x.shape[1] == 1 else x.reshape(-1).index_select(0, at.view(-1)).view(at.shape)
+    known = acts if channel.valid.shape[1] == 1 and channel.valid.all() else acts & there(channel.valid)
+    return clean(there(channel.value).expand(known.shape), known), acts, known
 
 
 def _others_std(
-    stats: SetStatistics, number: Float[Tensor, "N K"], where: Bool[Tensor, "N K"], key: Int[Tensor, "N K"], ddof: int
+    stats: SetStatistics, number: Float[Tensor, "N K"], where: Bool[Tensor, "N K"], key: Int[Tensor, "..."], ddof: int
 ) -> Float[Tensor, "N K"]:
     """Standard deviation of the other members, by taking the entry out of the sum of squares; exactly 0 where they are equal."""
     own = where.double()

@@ -114,23 +114,24 @@ def optimal_token_baseline(
     known, value = known_actions(channel, traj), channel.value.expand(traj.mask.shape)
     whole = bool((row_counts(traj.own) == traj.length).all())  # every position is an own action
     place = None if whole or align == "position" else _numbers(traj)
-    result = torch.empty(traj.mask.shape, dtype=channel.value.dtype, device=traj.device)
+    result = torch.empty(traj.mask.shape, dtype=dtype, device=traj.device)  # each block is worked on where it will stay
     for rows, members in _sets_of(traj, apart=not value.requires_grad):
         here = acted = _bits(known[rows], dtype)
         if known is not traj.own:
             acted = _bits(traj.own[rows], dtype)
         weight = _energies(traj.logp["old"][rows].detach(), None if s is None else s[rows].detach(), acted, gaps=not whole)
         weight = _kept(weight, here, out=weight)
-        x = torch.where(known, value, 0).to(dtype) if value.requires_grad else _kept(value[rows], here)
+        x = torch.where(known, value, 0).to(dtype) if value.requires_grad else _kept(value[rows], here, out=result[rows])
         if place is None:
             found = _less_mean(x, weight, here, members, own)
         else:  # every row's actions side by side, so that those of one number lie in one column
             move = lambda y, at=place[rows]: torch.zeros_like(y).scatter_add_(1, at, y)
             found = _less_mean(move(x), move(weight), move(here), members, own).gather(1, place[rows])
         if value.requires_grad:
-            result = torch.where(known, found, 0).to(result.dtype)
+            result = torch.where(known, found, 0)
         else:
             _kept(found, here, out=result[rows])
+    result = result.to(channel.value.dtype)
     apart = None if whole else known_positions(channel, traj) & ~traj.own
     if apart is not None and bool(apart.any()):
         result = torch.where(apart, channel.value, result)
@@ -210,27 +211,23 @@ def _energies(
     dtype = _FLOATS[acted.dtype]
     # Of numbers only: the exponential of NaN takes five times as long. That of base 2 takes half as long as the other.
     pi = _kept(logp, acted).mul_(_LOG2_E).exp2_()
-    energy = pi.neg_().add_(1).square_() if squares is None else torch.add(squares.to(dtype), pi, alpha=-2, out=pi).add_(1)
+    energy = pi.sub_(1).square_() if squares is None else torch.add(squares.to(dtype), pi, alpha=-2, out=pi).add_(1)
     energy.clamp_(min=_LEAST)
     if gaps:  # or else what is no action comes last, where sums no longer matter
         _kept(energy, acted, out=energy)
-    return energy.cumsum(1)
+    return energy.cumsum_(1)
 
 
 def _bits(where: Bool[Tensor, "n T"], dtype: torch.dtype) -> Int[Tensor, "n T"]:
     """All bits of a number of this dtype set where it counts, none elsewhere: -1 and 0."""
-    return where.view(torch.int8).to(_BITS[dtype]).neg_()
+    return where.view(torch.int8).neg().to(_BITS[dtype])
 
 
 def _kept(x: Float[Tensor, "n T"], bits: Int[Tensor, "n T"], *, out: Float[Tensor, "n T"] | None = None) -> Float[Tensor, "n T"]:
-    """x, and 0 where no bits are whatever lies there (NaN too), in the dtype of those bits; into `out`, in its own."""
+    """x, and 0 where no bits are whatever lies there (NaN too), in the dtype of those bits; into `out` where that is given."""
     dtype = _FLOATS[bits.dtype]
-    found = x.to(dtype).view(bits.dtype)
-    if out is None:
-        return torch.bitwise_and(found, bits).view(dtype)
-    if out.dtype != dtype:
-        return out.copy_(torch.bitwise_and(found, bits).view(dtype))
-    torch.bitwise_and(found, bits, out=out.view(bits.dtype))
+    out = torch.empty(bits.shape, dtype=dtype, device=bits.device) if out is None else out
+    torch.bitwise_and(x.to(dtype).view(bits.dtype), bits, out=out.view(bits.dtype))
     return out
 
 
@@ -258,17 +255,18 @@ def _less_mean(
     of = members.of
     x, w = members.arranged(value), members.arranged(weight)
     bits = members.arranged(here)
-    count = -(bits.sum(1, keepdim=True, dtype=here.dtype) if isinstance(members, Blocks) else members.sum(bits))
+    several = (bits.sum(1, keepdim=True, dtype=here.dtype) if isinstance(members, Blocks) else members.sum(bits)) < -1
     # The common value where all are equal, whether or not zeros stand for members that are not here.
     member = members.greatest(x.detach()).clamp_(min=0).add_(members.least(x.detach()).clamp_(max=0))
     off = x - of(member) if x.requires_grad else x.sub_(of(member))
-    total, paid = members.sum(w), w * off
+    total = members.sum(w)
+    paid = w * off if own == "left-out" or off.requires_grad else w.mul_(off)
     total_paid = members.sum(paid)
     if own == "included":
-        mean = of(torch.where(count > 1, total_paid / total, -member))
+        mean = of(torch.where(several, total_paid / total, -member))
     else:
         left = of(total) - w
-        mean = torch.where((of(count) > 1) & (left > 0), (of(total_paid) - paid) / left, -of(member))
+        mean = torch.where(of(several) & (left > 0), (of(total_paid) - paid) / left, -of(member))
     return (off - mean if x.requires_grad else off.sub_(mean)).reshape(value.shape)
 
 

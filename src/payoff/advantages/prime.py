@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts, row_means
-from payoff.advantages.arrays import apart, centred, clean, keep_, plain
+from payoff.advantages.actions import known_actions, known_positions, row_blocks, row_counts
+from payoff.advantages.arrays import apart, centred, clean, cleaned, keep_, plain, same
 from payoff.catalogue import method
 from payoff.sets import sets, statistics
 from payoff.trajectories import Channel, Trajectories
@@ -26,14 +26,20 @@ def unit_return(channel: Channel, traj: Trajectories, *, eps: float = 1e-6) -> C
     tensor([ 0.2000, -0.4000,  1.0000])
     """
     value, known = channel.value.expand(traj.mask.shape), known_positions(channel, traj)
-    others_acted = apart(known, traj.own) is not None  # elsewhere returns beyond what is known are 0, and need no masking
     if plain(value):
-        paid = torch.empty(value.shape, dtype=value.dtype)
-        parts = []
+        acted, paid = same(known, traj.own), torch.empty(value.shape, dtype=value.dtype)
+        total, most, least = torch.empty(3, len(value), 1, dtype=torch.promote_types(value.dtype, torch.float32))
+        # A return is the total less what came before, which is at most twice the largest return: as exact as from the end.
         for rows in row_blocks(traj):
-            part = clean(value[rows], known[rows], out=paid[rows]).flip(1).cumsum_(1).abs_()
-            parts.append((keep_(part, traj.own[rows].flip(1)) if others_acted else part).amax(1, keepdim=True))
-        row = torch.cat(parts)
+            part = clean(value[rows], known[rows], out=paid[rows])
+            before = part.cumsum(1, dtype=total.dtype)
+            total[rows] = before[:, -1:]
+            if not acted:  # the returns where the policy acted, with their sign turned
+                before = keep_(before.sub_(part).sub_(total[rows]), traj.own[rows])
+                total[rows] = 0
+            torch.amax(before, 1, keepdim=True, out=most[rows])
+            torch.amin(before, 1, keepdim=True, out=least[rows])
+        row = torch.maximum(most.clamp_(min=0).sub_(total), total.sub(least.clamp_(max=0)))
     else:
         paid = torch.where(known, value, 0)
         row = torch.where(traj.own, paid.flip(1).cumsum(1).flip(1).abs(), 0).amax(1, keepdim=True)
@@ -62,15 +68,16 @@ def token_leave_one_out(channel: Channel, traj: Trajectories) -> Channel:
             [-3.5000,  2.5000,  0.0000]])
     """
     known = known_actions(channel, traj)
-    has = row_counts(known) > 0
-    mean = row_means(channel.value.expand(known.shape), known, traj)
-    found = statistics(mean, sets(traj, "group")[:, 0], has)
+    count = row_counts(known)
+    has = count > 0
+    total = torch.cat([part.sum(1) for _, part in cleaned(channel.value.expand(known.shape), known, torch.float64)])
+    found = statistics(total / count.clamp(min=1), sets(traj, "group")[:, 0], has)
     others = found.count - has.double()
     # n r - sum m, written as differences from the mean of the m, so that equal payments cancel exactly.
     dtype = channel.value.dtype
     factor = torch.where(others > 0, found.count / others.clamp(min=1), 0)[:, None].to(dtype)
     result = centred(channel.value, found.mean[:, None].to(dtype), known, factor)
-    others_own = apart(known_positions(channel, traj), traj.own)
-    if others_own is not None:
-        result = torch.where(others_own, channel.value, result)
+    if not (known is traj.own and bool((count == traj.length).all())):  # some position may be no own action
+        others_own = apart(known_positions(channel, traj), traj.own)
+        result = result if others_own is None else torch.where(others_own, channel.value, result)
     return Channel(result, channel.valid, channel.reasons)

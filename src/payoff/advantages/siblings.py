@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 
 from payoff.advantages.stretches import stretches
 from payoff.catalogue import method
-from payoff.sets import owner, sets, statistics
+from payoff.sets import nodes, sets, statistics
 from payoff.trajectories import Channel, Trajectories
 
 
@@ -51,7 +51,7 @@ def against_siblings(
     """
     parts = stretches(traj)
     last = parts.last_positions()
-    here, at = last >= 0, last.clamp(min=0)
+    here, at = parts.exists, last.clamp(min=0)
     if channel.valid.shape[1] == 1:
         known = here & channel.valid
     else:
@@ -73,7 +73,9 @@ def against_siblings(
     kept = known & settled
     beyond = parts.step < 0
     step = torch.where(beyond, 0, parts.of_step(torch.where(kept, step, 0).to(credit.dtype)))
-    return Channel(parts.spread(step), parts.spread(beyond | parts.of_step(kept)), channel.reasons)
+    verdict = beyond | parts.of_step(kept)
+    valid = torch.ones(len(traj), 1, dtype=torch.bool, device=traj.device) if verdict.all() else parts.spread(verdict)
+    return Channel(parts.spread(step), valid, channel.reasons)
 
 
 class Nodes(NamedTuple):
@@ -105,13 +107,9 @@ def _shared(credit: Float[Tensor, "N S"], known: Bool[Tensor, "N S"], last: Int[
 
 def _nodes(last: Int[Tensor, "N S"], traj: Trajectories) -> tuple[Int[Tensor, "N S"], Int[Tensor, "N S"]]:
     """Of each row's steps, the number of the node and that of the place it leaves: -1 where the row has no such step."""
-    here, steps = last >= 0, last.shape[1]
-    sampled = owner(traj).gather(1, last.clamp(min=0)).unique(return_inverse=True)[1]
-    group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1][:, None].expand(sampled.shape)
-    step = torch.arange(steps, device=traj.device).expand(sampled.shape)
-    owners = int(sampled.max()) + 1 if sampled.numel() else 1
-    node = ((group * owners + sampled) * steps + step).unique(return_inverse=True)[1]
-    node = torch.where(here, node, -1)
-    start = group[:, :1] + (int(node.max()) + 1 if node.numel() else 0)  # before the first step there is the start
-    place = torch.where(step == 0, start, pad(node[:, :-1], (1, 0)))
+    here = last >= 0
+    node = torch.where(here, nodes(traj, last).unique(return_inverse=True)[1], -1)
+    start = sets(traj, "group").unique(return_inverse=True)[1] + (int(node.max()) + 1 if node.numel() else 0)
+    first = torch.arange(last.shape[1], device=traj.device) == 0  # before which there is the start
+    place = torch.where(first, start, pad(node[:, :-1], (1, 0)))
     return node, torch.where(here, place, -1)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from payoff.advantages.arrays import blocks, changes, placed, positions, repeated, some, summed, unlike
+from payoff.advantages.arrays import changes, placed, positions, repeated, same, summed
 from payoff.trajectories import Trajectories
 
 
@@ -20,6 +20,7 @@ class Stretches:
     begin: the flat number of its first position, row * T + position, and at the end N * T
     row, step, own: of its positions; step is -1 beyond the trajectory's end
     shape: (N, steps, T)
+    whole: the policy acted wherever there is a step
     """
 
     begin: Int[Tensor, " R1"]
@@ -27,6 +28,7 @@ class Stretches:
     step: Int[Tensor, " R"]
     own: Bool[Tensor, " R"]
     shape: tuple[int, int, int]
+    whole: bool
 
     @cached_property
     def size(self) -> Int[Tensor, " R"]:
@@ -34,9 +36,7 @@ class Stretches:
 
     def sums(self, x: Tensor) -> Float[Tensor, " R"]:
         """The sum of x [N, T] over each, float64: those of equal numbers are exact. What x is elsewhere does not matter."""
-        part = [(rows, self._of(rows)) for rows in blocks(x)]
-        begin = lambda at: self.begin[at] - self.begin[at.start]
-        return torch.cat([summed(x[rows].double().reshape(-1), begin(at)) for rows, at in part])
+        return summed(x.reshape(-1), self.begin[:-1])
 
     def spread(self, x: Shaped[Tensor, " R"], rows: slice = slice(None)) -> Shaped[Tensor, "n T"]:
         """Each one's number at all of its positions, in these rows."""
@@ -56,18 +56,32 @@ class Stretches:
         return gathered.index_add_(0, self._key, torch.where(where, x, 0)).view(n, steps)
 
     def first_actions(self) -> Int[Tensor, "N S"]:
-        """The position of the first action that the policy took in each step; T where it took none."""
-        place = self.begin[:-1] - self.row * self.shape[2]
-        return self._placed(place.flip(0), self.own.flip(0), self._key.flip(0), self.shape[2])
+        """The flat number of the first action that the policy took in each step; -1 where it took none."""
+        return self._placed(self.begin[:-1].flip(0), self.own.flip(0), self._key.flip(0))
 
     def last_positions(self) -> Int[Tensor, "N S"]:
         """The last position of each step; -1 where the row has no such step."""
-        return self._placed(self.begin[1:] - 1 - self.row * self.shape[2], self.step >= 0, self._key, -1)
+        return self._placed(self.begin[1:] - 1 - self.row * self.shape[2], self.step >= 0, self._key)
 
-    def _placed(self, x: Int[Tensor, " R"], where: Bool[Tensor, " R"], key: Int[Tensor, " R"], fill: int) -> Int[Tensor, "N S"]:
-        """The last of the numbers that count for each row and step."""
+    @cached_property
+    def exists(self) -> Bool[Tensor, "N S"]:
+        """Whether each row has a step of this number."""
+        return self.acts if self.whole else self._any(self.step >= 0)
+
+    @cached_property
+    def acts(self) -> Bool[Tensor, "N S"]:
+        """Whether the policy acted in each step."""
+        return self._any(self.own)
+
+    def _any(self, where: Bool[Tensor, " R"]) -> Bool[Tensor, "N S"]:
         n, steps, _ = self.shape
-        return placed(x, torch.where(where, key, n * steps), n * steps + 1, fill)[:-1].view(n, steps)
+        found = torch.zeros(n * steps + 1, dtype=torch.bool, device=self.row.device)
+        return found.index_fill_(0, torch.where(where, self._key, n * steps), True)[:-1].view(n, steps)
+
+    def _placed(self, x: Int[Tensor, " R"], where: Bool[Tensor, " R"], key: Int[Tensor, " R"]) -> Int[Tensor, "N S"]:
+        """The last of the numbers that count for each row and step; -1 where none does."""
+        n, steps, _ = self.shape
+        return placed(x, torch.where(where, key, n * steps), n * steps + 1, -1)[:-1].view(n, steps)
 
     def _of(self, rows: slice) -> slice:
         """The stretches of these rows."""
@@ -87,23 +101,21 @@ def stretches(traj: Trajectories) -> Stretches:
     >>> from payoff.examples import four_answers
     >>> found = stretches(four_answers().replace(mask=torch.tensor([[1, 1, 0], [0, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()))
     >>> found.first_actions()
-    tensor([[0, 1, 3],
-            [3, 1, 3],
-            [0, 1, 2],
-            [0, 3, 3]])
+    tensor([[ 0,  1, -1],
+            [-1,  4, -1],
+            [ 6,  7,  8],
+            [ 9, -1, -1]])
     """
-    n, width = traj.mask.shape
-    step, own = traj.step.reshape(-1), traj.own.reshape(-1)
-    everywhere = not some(unlike(traj.own, traj.exists))  # the policy acted wherever there is a step
-    begins = torch.ones(n * width + 1, dtype=torch.bool, device=traj.device)
-    changes(step, out=begins[1:-1])
-    if not everywhere:
-        begins[1:-1].bitwise_or_(changes(own))
-    begins[:-1].view(n, width)[:, 0] = True
-    begin = positions(begins)
-    at = begin[:-1]
+    width, step, own = traj.width, traj.step.reshape(-1), traj.own.reshape(-1)
+    whole = same(traj.own, traj.exists)
+    begins = torch.empty(len(step), dtype=torch.bool, device=traj.device)
+    changes(step, out=begins[1:])
+    if not whole:
+        begins[1:].bitwise_or_(changes(own))
+    begins[::width] = True
+    at = positions(begins)
     number = step.index_select(0, at).long()
     steps = int(number.max()) + 1 if len(number) else 1
-    row = torch.div(at, max(width, 1), rounding_mode="floor")
-    acted = number >= 0 if everywhere else own.index_select(0, at)
-    return Stretches(begin, row, number, acted, (n, max(steps, 1), width))
+    acted = number >= 0 if whole else own.index_select(0, at)
+    row = torch.div(at, width, rounding_mode="floor")
+    return Stretches(torch.cat([at, at.new_tensor([len(step)])]), row, number, acted, (len(traj), max(steps, 1), width), whole)

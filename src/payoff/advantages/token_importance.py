@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from payoff.advantages.actions import known_positions
-from payoff.advantages.arrays import apart, both, clean, weighed
+from payoff.advantages.arrays import apart, both, clean, same, weighed
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
@@ -52,29 +53,41 @@ def token_importance(
         raise ValueError(f"token_importance: threshold must lie in 0 <= threshold < 1, got {threshold}")
     if side not in ("both", "positive", "negative"):
         raise ValueError(f'token_importance: side must be "both", "positive" or "negative", got {side!r}')
-    w = traj.extras.get(scores)
-    if w is None or w.shape != traj.mask.shape:
-        found = "none" if w is None else f"shape {list(w.shape)}"
-        raise ValueError(f"token_importance: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
+    looks = looks_right("token_importance", channel, traj, scores)
     advantage, known = channel.value.expand(traj.mask.shape), known_positions(channel, traj)
-    counts = known if apart(known, traj.own) is None else both(known, traj.own)
-    # Running sums of long rows would lose too much in single precision.
-    dtype = torch.promote_types(advantage.dtype, torch.float32 if traj.width <= _SHORT else torch.float64)
-    first, position = _from_the_first(traj), torch.arange(1, traj.width + 1, dtype=dtype, device=traj.device)
-    sign = channel.value.detach().sign()
+    counts = known if same(traj.own, traj.exists) else both(known, traj.own)
 
     def share(rows: slice) -> Float[Tensor, "n T"]:
-        seen = position if first else traj.own[rows].cumsum(1).clamp_(min=1)
-        so_far = clean(w[rows].detach().to(dtype), traj.own[rows]).cumsum_(1).div_(seen)
-        # 1 - sigmoid(x) is sigmoid(-x), so that the side which counts is read off directly
-        side = so_far.mul_(sign[rows]).sigmoid_().sub_(threshold)
-        return side.mul_(1 / (1 - threshold)).clamp_(min=0).to(advantage.dtype)
+        return looks(rows).sub_(threshold).mul_(1 / (1 - threshold)).clamp_(min=0).to(advantage.dtype)
 
     value = weighed(channel.value, share, counts)
     if side == "both":
         return Channel(value, channel.valid, channel.reasons)
     kept = known & (advantage > 0 if side == "positive" else advantage < 0)
     return Channel(torch.where(kept, value, 0), channel.valid & kept, channel.reasons)
+
+
+def looks_right(where: str, channel: Channel, traj: Trajectories, scores: str) -> Callable[[slice], Float[Tensor, "n T"]]:
+    """c_t of these rows where their advantage is positive, 1 - c_t where it is negative, 1/2 where it is 0; at own actions.
+
+    In at least single precision, without gradient. Raises ValueError, as `where`, without scores [N, T].
+    """
+    w = traj.extras.get(scores)
+    if w is None or w.shape != traj.mask.shape:
+        found = "none" if w is None else f"shape {list(w.shape)}"
+        raise ValueError(f"{where}: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
+    # Running sums of long rows would lose too much in single precision.
+    dtype = torch.promote_types(channel.value.dtype, torch.float32 if traj.width <= _SHORT else torch.float64)
+    first = same(traj.own, traj.exists) or _from_the_first(traj)
+    position = torch.arange(1, traj.width + 1, dtype=dtype, device=traj.device)
+    sign = torch.where(channel.valid, channel.value.detach(), 0).sign().to(dtype)
+
+    def looks(rows: slice) -> Float[Tensor, "n T"]:
+        seen = position if first else traj.own[rows].cumsum(1).clamp_(min=1)
+        so_far = clean(w[rows].detach().to(dtype), traj.own[rows]).cumsum_(1).div_(seen)
+        return so_far.mul_(sign[rows]).sigmoid_()  # 1 - sigmoid(x) is sigmoid(-x)
+
+    return looks
 
 
 def _from_the_first(traj: Trajectories) -> bool:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from payoff.advantages.actions import known_positions, row_counts
-from payoff.advantages.arrays import apart, both, clean, plain, weighed
+from payoff.advantages.arrays import ascending_, both, clean, ranks, same, weighed
+from payoff.advantages.token_importance import looks_right
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
 
-_SHORT = 1024  # positions
+_NARROWEST = 1e-5  # below which running means of equal scores may differ by rounding
 
 
 @method("oreal-top", kind="advantage", paper="arXiv:2502.06781")
@@ -30,7 +30,8 @@ def top_tokens(
 
     A_t = A omega_t. With c_t = sigmoid(mean_{own actions i <= t} w_i), w = traj.extras[scores] [N, T], let p_t = c_t where A > 0
     and 1 - c_t where A < 0. Of the k = max(1, floor(share n)) largest p_t of the n own actions, omega_t = (p_t - least) / (greatest
-    - least), the least and greatest of these k, and 1 for all k where they are equal; elsewhere 0. Of equal ones the first count.
+    - least), the least and greatest of these k, and 1 for all k where these differ by less than 1e-5; elsewhere 0. Of equal ones
+    the first count.
 
     `oreal` with its threshold asks how right an answer looks; this one only where it looks more right than elsewhere, however
     little it does: a scorer that knows nothing gives the first k actions the full weight, so let it learn before the policy does.
@@ -53,41 +54,27 @@ def top_tokens(
         raise ValueError(f"top_tokens: share must lie in (0, 1], got {share}")
     if side not in ("both", "positive", "negative"):
         raise ValueError(f'top_tokens: side must be "both", "positive" or "negative", got {side!r}')
-    w = traj.extras.get(scores)
-    if w is None or w.shape != traj.mask.shape:
-        found = "none" if w is None else f"shape {list(w.shape)}"
-        raise ValueError(f"top_tokens: needs extras[{scores!r}] [N, T] = {list(traj.mask.shape)}, found {found}")
-    own, count = traj.own, row_counts(traj.own)[:, None]
+    looks = looks_right("top_tokens", channel, traj, scores)
     known = known_positions(channel, traj)
-    counts = known if apart(known, own) is None else both(known, own)
-    # Running sums of long rows would lose too much in single precision.
-    dtype = torch.promote_types(channel.value.dtype, torch.float32 if traj.width <= _SHORT else torch.float64)
-    k = (share * count.double() + 1e-9).floor().long().clamp(min=1)
-    sign = torch.where(channel.valid, channel.value, 0).detach().sign()
+    counts = known if same(traj.own, traj.exists) else both(known, traj.own)
+    k = (share * row_counts(traj.own).double() + 1e-9).floor().long().clamp(min=1)[:, None]
+    place = (traj.width - k).clamp(min=0)
 
-    def among_top(rows: slice) -> Float[Tensor, "n T"]:
-        so_far = clean(w[rows].detach().to(dtype), own[rows]).cumsum_(1).div_(own[rows].cumsum(1).clamp_(min=1))
-        return _weights(so_far.mul_(sign[rows]).sigmoid_(), own[rows], count[rows], k[rows]).to(channel.value.dtype)
+    def weight(rows: slice) -> Float[Tensor, "n T"]:
+        own, wanted = traj.own[rows], k[rows]
+        p = clean(looks(rows), own)  # 0 comes last: at own actions p is more
+        ordered = ascending_(ranks(p.clone())).view(p.dtype)
+        least, greatest = ordered.gather(1, place[rows]), ordered[:, -1:]
+        alike = (greatest - least < _NARROWEST).squeeze(1).nonzero().squeeze(1)
+        # What is not among the largest is below the least of them, and so is what has the weight 0 among them.
+        found = (p - least).div_((greatest - least).clamp_(min=_NARROWEST)).clamp_(min=0)
+        if len(alike):
+            level = own[alike] & (p[alike] >= least[alike])
+            found[alike] = (level & (level.cumsum(1) <= wanted[alike])).to(p.dtype)
+        return found.to(channel.value.dtype)
 
-    value = weighed(channel.value, among_top, counts)
+    value = weighed(channel.value, weight, counts)
     if side == "both":
         return Channel(value, channel.valid, channel.reasons)
-    advantage = channel.value.expand(traj.mask.shape)
-    kept = known & (advantage > 0 if side == "positive" else advantage < 0)
+    kept = counts & (channel.value > 0 if side == "positive" else channel.value < 0)
     return Channel(torch.where(kept, value, 0), channel.valid & kept, channel.reasons)
-
-
-def _weights(
-    p: Float[Tensor, "n T"], own: Bool[Tensor, "n T"], count: Int[Tensor, "n 1"], k: Int[Tensor, "n 1"]
-) -> Float[Tensor, "n T"]:
-    """Of the k largest p of every row's own actions, how far they lie between the least and the greatest of them; elsewhere 0."""
-    p = torch.where(own, p, -1)
-    # Sorting numbers alone, and NumPy's sort on a CPU, take a tenth of the time that torch takes to sort with their places.
-    ordered = torch.from_numpy(np.sort(p.numpy(), axis=1)) if plain(p) else p.sort(dim=1).values
-    greatest, least = ordered[:, -1:], ordered.gather(1, p.shape[1] - torch.minimum(k, count.clamp(min=1)))
-    spread = greatest - least
-    weight = p.sub(least).div_(torch.where(spread > 0, spread, 1)).clamp_(min=0)  # what ties with the least has 0 as it has
-    if bool((flat := (spread == 0)[:, 0]).any()):
-        same = own[flat] & (p[flat] == greatest[flat])
-        weight[flat] = (same & (same.cumsum(1) <= k[flat])).to(p.dtype)
-    return weight

@@ -42,18 +42,19 @@ def standardised_payments(
     parts = stretches(traj)
     exists, last = parts.step >= 0, parts.last_positions()
     if channel.valid.shape[1] == 1:
-        known = (last >= 0) & channel.valid
+        known = parts.exists & channel.valid
     else:
         unknown = parts.size - parts.sums(channel.valid)
-        known = (last >= 0) & (parts.by_step(unknown, exists) == 0)
+        known = parts.exists & (parts.by_step(unknown, exists) == 0)
     paid = torch.where(known, parts.by_step(parts.sums(channel.value.expand(traj.mask.shape)), exists), 0)
-    acts = parts.by_step(parts.size, parts.own) > 0
-    found = statistics(paid, sets(traj, "group").expand(paid.shape), known & acts, ddof=ddof)
-    divisor = torch.where(found.std > 0, found.std + eps, 1) if scale == "std" else torch.ones_like(found.std)
-    due = torch.where(known, torch.where(acts, (paid - found.mean) / divisor, paid), 0).to(channel.value.dtype)
+    compared = known & parts.acts
+    found = statistics(paid, sets(traj, "group").expand(paid.shape), compared, ddof=ddof)
+    less = paid - found.mean
+    less = less if scale == "none" else less / torch.where(found.std > 0, found.std + eps, 1)
+    due = torch.where(compared, less, paid).to(channel.value.dtype)  # what is paid is 0 where it is unknown
     value = due.new_zeros(traj.mask.shape).scatter_add_(1, last.clamp(min=0), due)
     valid = torch.ones(len(traj), 1, dtype=torch.bool, device=traj.device)
-    if not (known | (last < 0)).all():  # an unknown turn leaves its last position without verdict
-        lost = torch.where(known | (last < 0), 0, 1)
-        valid = torch.zeros_like(traj.step, dtype=lost.dtype).scatter_add_(1, last.clamp(min=0), lost) == 0
+    lost = parts.exists & ~known
+    if lost.any():  # an unknown turn leaves its last position without verdict
+        valid = torch.zeros_like(traj.step, dtype=torch.int32).scatter_add_(1, last.clamp(min=0), lost.int()) == 0
     return Channel(value, valid, channel.reasons)

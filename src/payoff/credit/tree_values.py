@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from payoff.catalogue import method
-from payoff.sets import owner, sets, statistics
+from payoff.sets import nodes, statistics
 from payoff.trajectories import Channel, Trajectories, outcome, spread_steps
 
 
@@ -59,10 +59,4 @@ def _nodes(traj: Trajectories) -> Int[Tensor, "N S"]:
     at = traj.step.clamp(min=0).long()
     position = torch.where(traj.exists, torch.arange(traj.width, device=traj.device), -1)
     last = position.new_full((len(traj), steps), -1).scatter_reduce(1, at, position, "amax")
-    end = last.clamp(min=0)
-    whose = traj.id[:, None].expand(end.shape) if traj.parent is None else owner(traj).gather(1, end)
-    sampled = whose.unique(return_inverse=True)[1]
-    group = sets(traj, "group")[:, 0].unique(return_inverse=True)[1][:, None].expand(sampled.shape)
-    step = torch.arange(steps, device=traj.device).expand(sampled.shape)
-    owners = int(sampled.max()) + 1 if sampled.numel() else 1
-    return torch.where(last >= 0, (group * owners + sampled) * steps + step, -1)
+    return nodes(traj, last)
