@@ -3,7 +3,9 @@
 Each gets an outcome reward [N, T] with NaN in all padding through the credit it is meant for, and is timed from that credit to a
 weight written out for every action, zeros in padding; and once more from the reward on, credit included. Beside it stand
 
-- four plain copies of the [N, T] tensors that it works on: the reward, where the policy acted, and what `READS` names;
+- four plain copies of the [N, T] tensors that it works on: the reward, where the policy acted, and what `READS` names; twice, as
+  most of their time goes into the system's handing out fresh memory: with memory that is used again, where only work is compared,
+  and once more as a process has it by default;
 - the floor: four copies, or just those sorts, running sums, scatters into steps, maskings and exponentials of [N, T] that the
   formula asks for however it is written (`FLOORS`), each timed alone on such tensors; whichever takes longer;
 - verl's estimator of that kind on the same numbers, results compared first, where verl has one that does not loop over rollouts
@@ -17,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -98,6 +102,7 @@ FLOORS = {  # operations on [N, T] that the formula asks for, however it is writ
     "exact-optimal-token-baseline": ("mask", "exp", "mask", "cumsum", "mask", "rows", "rows", "rows", "rows", "mask"),
     "optimal-token-baseline": ("mask", "exp", "mask", "cumsum", "mask", "rows", "rows", "rows", "rows", "mask"),
     "oreal": ("mask", "cumsum", "exp", "mask"),
+    "oreal-top": ("mask", "cumsum", "exp", "mask", "select", "mask"),
     "portool": ("stretches", "gather", "mask"),
     "prime-rloo": ("mask", "sum", "mask"),
     "prime-scale": ("mask", "cumsum", "sum", "sum"),
@@ -112,8 +117,6 @@ FLOORS = {  # operations on [N, T] that the formula asks for, however it is writ
 
 
 def main() -> None:
-    if any(os.environ.get(name) is None for name in RECYCLE):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **RECYCLE})
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="which advantages (default: all)")
     parser.add_argument("--rollouts", type=int, default=65_536)
@@ -124,9 +127,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--loops", action="store_true", help="also verl's estimators that loop over rollouts, once each")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the marks of this file")
+    parser.add_argument("--fresh", action="store_true", help="only alone / four copies, memory as by default, as JSON")
     options = parser.parse_args()
+    if not options.fresh and any(os.environ.get(name) is None for name in RECYCLE):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **RECYCLE})
     torch.set_num_threads(options.threads)
     channel, clean, traj = batch(options.rollouts, options.length, options.group, options.steps)
+    names = sorted(name for kind, name in index() if kind == "advantage" and (not options.names or name in options.names))
+    if options.fresh:
+        json.dump({name: against_copies(name, channel, traj, options.rounds) for name in names}, sys.stdout)
+        return
+    fresh = in_fresh_memory()
     floors = primitives(traj, options.rounds)
     title = (
         f"torch {torch.__version__}, {options.threads} thread{'s' * (options.threads > 1)}, "
@@ -135,14 +146,14 @@ def main() -> None:
     lines = [
         title,
         "",
-        "| advantage | alone, ms | four copies | alone / four copies | floor | alone / floor | with credit | verl | with / verl |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| advantage | alone, ms | four copies | alone / four copies | fresh | floor | alone / floor | with credit | verl "
+        "| with / verl |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines))
-    for name in sorted(name for kind, name in index() if kind == "advantage"):
-        if not options.names or name in options.names:
-            lines.append(row(name, channel, clean, traj, floors, options.rounds, options.loops))
-            print(lines[-1], flush=True)
+    for name in names:
+        lines.append(row(name, channel, clean, traj, fresh[name], floors, options.rounds, options.loops))
+        print(lines[-1], flush=True)
     if options.write is not None:
         between = re.compile(f"({re.escape(MARKS[0])}\n).*?(\n{re.escape(MARKS[1])})", re.DOTALL)
         page, found = between.subn(lambda match: match[1] + "\n".join(lines) + match[2], options.write.read_text())
@@ -220,31 +231,56 @@ def timed(contenders: dict[str, Contender], rounds: int, once: Sequence[str] = (
     return best
 
 
-def row(name: str, channel: Channel, clean: Channel, traj: Trajectories, floors: dict[str, float], rounds: int, loops: bool) -> str:
-    credit, part, then = path(name)
+def alone_and_copies(name: str, channel: Channel, traj: Trajectories) -> dict[str, Contender]:
+    """The advantage from the credit that it is meant for to weights written out, and four copies of what it works on."""
+    credit, part, _ = path(name)
     given = channel if credit is None else credit(channel, traj)
+    columns = {"step": traj.step, **traj.logp, **traj.extras}
+    read = [channel.value, traj.mask, *(columns[tensor] for tensor in READS.get(name, ()))]
+    return {"alone": lambda: written_out(part(given, traj), traj), "copies": lambda: [x.clone() for _ in range(4) for x in read]}
+
+
+def against_copies(name: str, channel: Channel, traj: Trajectories, rounds: int) -> float:
+    best = timed(alone_and_copies(name, channel, traj), rounds)
+    return best["alone"] / best["copies"]
+
+
+def in_fresh_memory() -> dict[str, float]:
+    """Alone / four copies in a process of its own, whose large results are memory that the system hands out for each."""
+    usual = {name: value for name, value in os.environ.items() if name not in RECYCLE}
+    asked = [argument for argument in sys.argv[1:] if argument != "--loops"]
+    done = subprocess.run([sys.executable, __file__, *asked, "--fresh"], env=usual, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def row(
+    name: str,
+    channel: Channel,
+    clean: Channel,
+    traj: Trajectories,
+    fresh: float,
+    floors: dict[str, float],
+    rounds: int,
+    loops: bool,
+) -> str:
+    credit, part, then = path(name)
 
     def whole() -> torch.Tensor:
         weights = part(channel if credit is None else credit(channel, traj), traj)
         return written_out(weights if then is None else then(weights, traj), traj)
 
-    columns = {"step": traj.step, **traj.logp, **traj.extras}
-    read = [channel.value, traj.mask, *(columns[tensor] for tensor in READS.get(name, ()))]
-    contenders: dict[str, Contender] = {
-        "alone": lambda: written_out(part(given, traj), traj),
-        "whole": whole,
-        "copies": lambda: [x.clone() for _ in range(4) for x in read],
-    }
+    contenders = {**alone_and_copies(name, channel, traj), "whole": whole}
     verl, looping = VERL.get(name, (None, False))
     if verl is not None and (loops or not looping):
         contenders["verl"] = peer(verl, clean, traj)
         compare(name, whole(), contenders["verl"](), traj)
     best = timed(contenders, rounds, once=["verl"] if looping else [])
     floor = max(best["copies"], sum(floors[operation] for operation in FLOORS.get(name, ())))
-    numbers = [best["alone"] * 1e3, best["copies"] * 1e3, best["alone"] / best["copies"], floor * 1e3, best["alone"] / floor]
+    alone, copies = best["alone"], best["copies"]
+    numbers = [alone * 1e3, copies * 1e3, alone / copies, fresh, floor * 1e3, alone / floor]
     numbers += [best["whole"] * 1e3, *([best["verl"] * 1e3, best["whole"] / best["verl"]] if "verl" in best else [])]
-    cells = [f"{x:.2f}" if place in (2, 4, 7) else f"{x:.0f}" for place, x in enumerate(numbers)]
-    return f"| {name} | " + " | ".join([*cells, "", ""][:8]) + " |"
+    cells = [f"{x:.2f}" if place in (2, 3, 5, 8) else f"{x:.0f}" for place, x in enumerate(numbers)]
+    return f"| {name} | " + " | ".join([*cells, "", ""][:9]) + " |"
 
 
 def peer(name: str, clean: Channel, traj: Trajectories) -> Contender:
