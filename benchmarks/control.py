@@ -32,8 +32,9 @@ from payoff.update import update
 from payoff.yaml_marks import parse_yaml
 
 LANES, STEPS = 8, 128
-LEAN = (4, 128)  # epochs and the size of a minibatch: few optimiser steps, beside which a wrapper shows most
-DEFAULT = (10, 64)  # as SB3 has them
+# Environments side by side, epochs and the size of a minibatch: few optimiser steps, beside which a wrapper shows most, and as
+# many as SB3 takes if it is not told otherwise.
+LEAN, DEFAULT, ALONE = (LANES, 4, 128), (LANES, 10, 64), (1, 10, 64)
 
 
 def height(traj):
@@ -62,19 +63,20 @@ WAYS = {  # what is paid, and when
 }
 
 
-def sb3(environment: str, signal, seed: int, pay: str = "step", optimised: tuple[int, int] = LEAN):
-    """An SB3 PPO on this environment, wrapped where there is a signal; `optimised`: its epochs, and the size of a minibatch."""
+def sb3(environment: str, signal, seed: int, pay: str = "step", size: tuple[int, int, int] = LEAN):
+    """An SB3 PPO on this environment, wrapped where there is a signal."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
     from payoff.integrations.sb3 import CreditBuffer, RewardVecEnv
 
-    env, buffer = make_vec_env(environment, n_envs=LANES, seed=seed), {}
+    lanes, epochs, minibatch = size
+    env, buffer = make_vec_env(environment, n_envs=lanes, seed=seed), {}
     if signal is not None:
         env = RewardVecEnv(env, signal, pay=pay, learn_every=STEPS)
     if pay == "rollout":
         buffer = {"rollout_buffer_class": CreditBuffer, "rollout_buffer_kwargs": {"env": env}}
-    sizes = {"n_steps": STEPS, "n_epochs": optimised[0], "batch_size": optimised[1]}
+    sizes = {"n_steps": LANES * STEPS // lanes, "n_epochs": epochs, "batch_size": minibatch}
     return PPO("MlpPolicy", env, learning_rate=3e-4, seed=seed, device="cpu", **sizes, **buffer)
 
 
@@ -155,7 +157,7 @@ def ours(environment: str):
     terms:
       policy: {{paths: {{environment: [{{name: lambda-return, discount: 0.99}}, subtract-values]}}, then: [whiten], loss: ppo-clip}}
       value: {{paths: {{environment: [{{name: lambda-return, discount: 0.99}}]}}, loss: value, weight: 0.5}}
-    train: {{starts: {LANES}, rollouts: 1, epochs: {LEAN[0]}, minibatches: {LANES}, learning_rate: 3e-4, gradient_clip: 0.5}}
+    train: {{starts: {LANES}, rollouts: 1, epochs: {LEAN[1]}, minibatches: {LANES}, learning_rate: 3e-4, gradient_clip: 0.5}}
     """
     run = RunFile.model_validate(parse_yaml(text, "benchmark").data)
     return build(Loaded(run, {}, "benchmark", []))
@@ -193,13 +195,13 @@ def against_sb3(environment: str, seconds: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", default="Endless-v0", help="a gymnasium environment; default: episodes of 128 steps")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for each of the four parts")
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each of the five parts")
     args = parser.parse_args()
     torch.set_num_threads(1)
     gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=STEPS)
-    for optimised in (LEAN, DEFAULT):
-        models = {name: sb3(args.environment, signal, 0, pay, optimised) for name, way in WAYS.items() for signal, pay in [way()]}
-        title = f"SB3 PPO on {args.environment}, {LANES} environments, {optimised[0]} epochs of minibatches of {optimised[1]}"
+    for size in (LEAN, DEFAULT, ALONE):
+        models = {name: sb3(args.environment, signal, 0, pay, size) for name, way in WAYS.items() for signal, pay in [way()]}
+        title = f"SB3 PPO on {args.environment}, {size[0]} environment(s), {size[1]} epochs of minibatches of {size[2]}"
         overhead(title, models, LANES * STEPS, args.seconds)
     models = {name: sac(signal) for name, way in WAYS.items() for signal, pay in [way()] if pay == "step"}
     overhead("SB3 SAC on Pendulum-v1", models, 64, args.seconds)
