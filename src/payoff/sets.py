@@ -211,7 +211,7 @@ def nodes(traj: Trajectories, last: Int[Tensor, "N S"]) -> Int[Tensor, "N S"]:
 
     >>> from payoff.examples import four_answers
     >>> nodes(four_answers(), torch.tensor([[0], [0], [0], [-1]])).T
-    tensor([[0, 1, 6, -1]])
+    tensor([[ 0,  1,  6, -1]])
     """
     whose = traj.id[:, None].expand(last.shape) if traj.parent is None else owner(traj).gather(1, last.clamp(min=0))
     sampled, group = (key.unique(return_inverse=True)[1] for key in (whose, sets(traj, "group")))
