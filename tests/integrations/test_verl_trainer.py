@@ -299,9 +299,11 @@ def test_the_names_are_among_verls_trainers_where_its_queue_is_installed():
     pytest.importorskip("transfer_queue")
     from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 
-    import payoff.integrations.verl_plugin  # noqa: F401
+    from payoff.integrations.verl_plugin import register
 
     for mode in ("sync", "colocate_async", "separate_async"):
         ours = get_trainer_cls(f"payoff_{mode}")
+        register()  # again, which changes nothing
+        assert get_trainer_cls(f"payoff_{mode}") is ours
         assert issubclass(ours, PPOTrainer)
         assert issubclass(ours, get_trainer_cls(mode))

@@ -6,6 +6,7 @@ log-probabilities. `trainer.v1.trainer_mode=payoff_sync` computes from these wha
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -153,6 +154,7 @@ def _told(rewards: Rewards, traj: Trajectories) -> dict[str, float]:
 # --- inside verl's trainer
 
 
+@functools.cache
 def trainer_class(base: type, mode: str) -> type:
     """verl's trainer of this mode, its advantages computed here; the name under which it is registered is "payoff_" + mode.
 
