@@ -25,8 +25,8 @@ from payoff.trajectories import Channel, Trajectories, place_outcome
 Contenders = dict[str, tuple[int, Callable[[], torch.Tensor]]]  # label -> (rounds, what it computes)
 
 
-# Without these, every large result is fresh memory, and the time goes into the kernel's page faults: whoever allocates more of
-# them looks slow. With them memory is recycled, as in a long run, and the arithmetic is compared.
+# Without these, every result of 32 MB or more is fresh memory, and the time goes into the kernel's page faults: whoever allocates
+# more of them looks slow, and is. With them memory is recycled, and the arithmetic alone is compared.
 RECYCLE = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 
 
