@@ -53,29 +53,33 @@ def three(potential):
     return chain(bonus, partial(potential_shaping, potential=potential, discount=0.99))
 
 
-WAYS = {  # what is paid, and when
-    "without": lambda: (None, "step"),
-    "own reward": lambda: (environment_reward, "step"),
-    "three": lambda: (three(height), "step"),
-    "three, a state potential": lambda: (three(StatePotential(rows_height)), "step"),
-    "own reward, by the rollout": lambda: (environment_reward, "rollout"),
-    "three, by the rollout": lambda: (three(height), "rollout"),
+WAYS = {  # what is paid, and when; by one wrapper of all environments, or by one in each
+    "without": lambda: (None, "step", False),
+    "own reward": lambda: (environment_reward, "step", False),
+    "three": lambda: (three(height), "step", False),
+    "three, a state potential": lambda: (three(StatePotential(rows_height)), "step", False),
+    "own reward, by the rollout": lambda: (environment_reward, "rollout", False),
+    "three, by the rollout": lambda: (three(height), "rollout", False),
+    "own reward, each, by the rollout": lambda: (environment_reward, "rollout", True),
+    "three, each, by the rollout": lambda: (three(height), "rollout", True),
 }
 
 
-def sb3(environment: str, signal, seed: int, pay: str = "step", size: tuple[int, int, int] = LEAN):
+def sb3(environment: str, signal, seed: int, pay: str = "step", each: bool = False, size: tuple[int, int, int] = LEAN):
     """An SB3 PPO on this environment, wrapped where there is a signal."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
+    from payoff.integrations.gymnasium import RewardWrapper
     from payoff.integrations.sb3 import CreditBuffer, RewardVecEnv
 
     lanes, epochs, minibatch = size
-    env, buffer = make_vec_env(environment, n_envs=lanes, seed=seed), {}
-    if signal is not None:
-        env = RewardVecEnv(env, signal, pay=pay, learn_every=STEPS)
-    if pay == "rollout":
-        buffer = {"rollout_buffer_class": CreditBuffer, "rollout_buffer_kwargs": {"env": env}}
+    options = {"pay": pay, "learn_every": STEPS}
+    inside = {"wrapper_class": RewardWrapper, "wrapper_kwargs": {"signal": signal, **options}} if each else {}
+    env = make_vec_env(environment, n_envs=lanes, seed=seed, **inside)
+    if signal is not None and not each:
+        env = RewardVecEnv(env, signal, **options)
+    buffer = {"rollout_buffer_class": CreditBuffer} if pay == "rollout" else {}
     sizes = {"n_steps": LANES * STEPS // lanes, "n_epochs": epochs, "batch_size": minibatch}
     return PPO("MlpPolicy", env, learning_rate=3e-4, seed=seed, device="cpu", **sizes, **buffer)
 
@@ -92,14 +96,19 @@ class Stopwatch:
 
     def __init__(self, model) -> None:
         self.seconds, env = 0.0, model.env
-        env.step_wait, env.venv.step_wait = self.timed(env.step_wait, 1), self.timed(env.venv.step_wait, -1)
-        env.online.settle = self.timed(env.online.settle, 1)
+        if hasattr(env, "online"):
+            env.step_wait, env.venv.step_wait = self.timed(env.step_wait, 1), self.timed(env.venv.step_wait, -1)
+            env.online.settle = self.timed(env.online.settle, 1)
+        else:
+            for each in env.envs:
+                each.step, each.env.step = self.timed(each.step, 1), self.timed(each.env.step, -1)
+                each.online.settle = self.timed(each.online.settle, 1)
 
     def timed(self, function, sign: int):
-        def call():
+        def call(*given):
             start = time.process_time()
             try:
-                return function()
+                return function(*given)
             finally:
                 self.seconds += sign * (time.process_time() - start)
 
@@ -120,12 +129,12 @@ def sac(signal):
 
 def overhead(title: str, models: dict[str, Any], steps: int, seconds: float) -> None:
     """Time per step with and without a wrapper that logs, alternating, `steps` at a time."""
-    from payoff.integrations.sb3 import RewardLog
+    from payoff.integrations.sb3 import RewardLog, payer
 
     times: dict[str, list[float]] = {name: [] for name in models}
 
     def learn(model) -> int:
-        callback = RewardLog() if hasattr(model.env, "online") else None
+        callback = RewardLog() if payer(model.env) else None
         model.learn(steps, callback, reset_num_timesteps=False, log_interval=None)
         return steps
 
@@ -200,10 +209,11 @@ def main() -> None:
     torch.set_num_threads(1)
     gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=STEPS)
     for size in (LEAN, DEFAULT, ALONE):
-        models = {name: sb3(args.environment, signal, 0, pay, size) for name, way in WAYS.items() for signal, pay in [way()]}
+        ways = {name: way() for name, way in WAYS.items()}
+        models = {name: sb3(args.environment, signal, 0, *how, size) for name, (signal, *how) in ways.items()}
         title = f"SB3 PPO on {args.environment}, {size[0]} environment(s), {size[1]} epochs of minibatches of {size[2]}"
         overhead(title, models, LANES * STEPS, args.seconds)
-    models = {name: sac(signal) for name, way in WAYS.items() for signal, pay in [way()] if pay == "step"}
+    models = {name: sac(signal) for name, way in WAYS.items() for signal, pay, _ in [way()] if pay == "step"}
     overhead("SB3 SAC on Pendulum-v1", models, 64, args.seconds)
     against_sb3(args.environment, args.seconds)
 

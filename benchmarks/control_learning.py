@@ -170,7 +170,7 @@ def sb3(environment: str, bonus: str, seed: int, budget: Budget) -> tuple[float,
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import VecNormalize
 
-    from payoff.integrations.sb3 import CreditBuffer, RewardVecEnv
+    from payoff.integrations.sb3 import CreditBuffer, RewardVecEnv, connect
     from payoff.pipeline import chain, join
     from payoff.shaping.potentials import potential_shaping
     from payoff.signals.environment import environment_reward
@@ -206,10 +206,10 @@ def sb3(environment: str, bonus: str, seed: int, budget: Budget) -> tuple[float,
         vf_coef=0.5,  # of the squared error; ours is half of it
         policy_kwargs={"log_std_init": budget.log_std, "optimizer_kwargs": {"betas": (0.9, 0.99), "eps": 1e-8}},
         rollout_buffer_class=CreditBuffer,
-        rollout_buffer_kwargs={"env": paid},
         seed=seed,
         device="cpu",
     )
+    connect(model)
     before = evaluate_policy(model, judge, EPISODES, deterministic=False)[0]
     model.learn(budget.steps)
     return float(before), float(evaluate_policy(model, judge, EPISODES, deterministic=False)[0]), model.num_timesteps  # type: ignore[arg-type]

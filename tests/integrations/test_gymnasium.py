@@ -151,9 +151,24 @@ def test_paying_by_the_rollout_pays_what_paying_by_the_step_does():
         late.settle()
 
 
+def test_a_wrapper_that_pays_by_the_rollout_owes_until_it_is_asked(monkeypatch):
+    at_once, late = (RewardWrapper(limited(3)(), shaped, pay=pay) for pay in ("step", "rollout"))
+    for env in (at_once, late):
+        env.reset(seed=0)
+    action, paid = np.zeros((), dtype=int), []
+    for move in (0, 1, 1):
+        action[...] = move  # one array, written over
+        paid.append(at_once.step(action)[1])
+        assert late.step(action)[1] == 0
+    np.testing.assert_allclose(late.settle().total, paid, rtol=1e-6)
+    monkeypatch.setattr("payoff.integrations.gymnasium.MOST_OWED", 2)
+    late.reset()
+    late.step(action), late.step(action)
+    with pytest.raises(RuntimeError, match="2 steps were not settled"):
+        late.step(action)
+
+
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="a trainer that settles"):
-        RewardWrapper(limited(3)(), environment_reward, pay="rollout")
     env = RewardWrapper(limited(3)(), environment_reward, weights={"own": 1.0})
     with pytest.raises(KeyError, match="weight for 'own'"):
         played(env, [0])

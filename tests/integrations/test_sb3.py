@@ -1,5 +1,6 @@
 """Stable-Baselines3 on payoff's rewards and credits: the same numbers as its own where they should be, and it trains."""
 
+import sys
 from functools import partial
 
 import gymnasium
@@ -14,13 +15,14 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan
 
 from payoff.advantages.baselines import subtract_values
 from payoff.advantages.batch import whiten
 from payoff.advantages.group import leave_one_out
 from payoff.credit.returns import lambda_return, return_to_go, total
-from payoff.integrations.sb3 import CreditBuffer, RewardLog, RewardVecEnv
+from payoff.integrations.gymnasium import RewardWrapper
+from payoff.integrations.sb3 import CreditBuffer, RewardLog, RewardVecEnv, payer
 from payoff.pipeline import chain, join
 from payoff.policies.control import ActorCritic
 from payoff.shaping.potentials import potential_shaping
@@ -249,23 +251,116 @@ def test_sb3_trains_on_a_chain_unchanged_and_logs_its_channels():
     assert {"reward/potential", "reward/environment_reward"} <= set(logged)
 
 
-def test_paying_by_the_rollout_trains_to_the_same_weights():
-    reward = chain(
-        environment_reward, partial(potential_shaping, potential=lambda t: t.extras["observations"][..., 1], discount=0.99)
-    )
-    weights = []
-    for pay in ("step", "rollout"):
-        env = RewardVecEnv(clocks(), reward, pay=pay)
-        options = {} if pay == "step" else {"env": env}
-        model = A2C(
-            "MlpPolicy", env, n_steps=16, seed=0, device="cpu", rollout_buffer_class=CreditBuffer, rollout_buffer_kwargs=options
-        )
-        model.learn(96, callback=RewardLog())
-        weights.append(torch.cat([p.detach().flatten() for p in model.policy.parameters()]))
-    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-5)
-    env.step(np.array([0, 0]))
+def ramp(traj: Trajectories) -> torch.Tensor:
+    return traj.extras["observations"][..., 1]
+
+
+RAMP = chain(environment_reward, partial(potential_shaping, potential=ramp, discount=0.99))
+
+
+def each_wrapped(pay: str = "rollout", vec_env=DummyVecEnv, count: int = 2):
+    """Every environment inside a wrapper of its own."""
+    return vec_env([lambda: Monitor(RewardWrapper(gymnasium.wrappers.TimeLimit(Clock(), 5), RAMP, pay=pay))] * count)
+
+
+def a2c(env, **options):
+    options = {"rollout_buffer_class": CreditBuffer, **options}
+    return A2C("MlpPolicy", env, n_steps=16, seed=0, device="cpu", **options)
+
+
+def weights_of(model) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.policy.parameters()])
+
+
+@pytest.fixture(scope="module")
+def paid_by_the_step():
+    model = a2c(RewardVecEnv(clocks(), RAMP))
+    model.learn(96, callback=RewardLog())
+    return weights_of(model)
+
+
+def paying_by_the_rollout_trains_to(weights: torch.Tensor, env) -> None:
+    model = a2c(env)
+    model.learn(96, callback=RewardLog())
+    torch.testing.assert_close(weights_of(model), weights, rtol=0, atol=1e-5)
+    assert set(model.rollout_buffer.paid) == {"environment", "potential"}
+    model.env.step(np.array([0, 0]))
     with pytest.raises(ValueError, match="evaluate on another one"):
-        model.learn(32)
+        model.learn(32, reset_num_timesteps=False)
+    model.env.close()
+
+
+def each_apart():
+    """No two environments share a signal."""
+    own = lambda: chain(environment_reward, partial(potential_shaping, potential=ramp, discount=0.99))
+    make = lambda: Monitor(RewardWrapper(gymnasium.wrappers.TimeLimit(Clock(), 5), own(), pay="rollout"))
+    return DummyVecEnv([make] * 2)
+
+
+@pytest.mark.parametrize("environments", [lambda: RewardVecEnv(clocks(), RAMP, pay="rollout"), each_wrapped, each_apart])
+def test_paying_by_the_rollout_trains_to_the_same_weights(environments, paid_by_the_step):
+    paying_by_the_rollout_trains_to(paid_by_the_step, environments())
+
+
+@pytest.mark.exhaustive
+def test_environments_in_processes_of_their_own_are_asked_there(paid_by_the_step):
+    cloudpickle = pytest.importorskip("cloudpickle")
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the other processes cannot import tests
+    try:
+        paying_by_the_rollout_trains_to(paid_by_the_step, VecCheckNan(each_wrapped(vec_env=SubprocVecEnv)))
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def test_environments_that_share_a_signal_ask_it_once_and_it_learns_once():
+    asked = []
+
+    class Shared:
+        def __call__(self, traj):
+            asked.append(traj.extras["observations"][:, 1].tolist())
+            return {"time": Channel(traj.extras["observations"][:, 1, 1:], traj.exists)}
+
+    shared = Shared()
+    env = DummyVecEnv([lambda: RewardWrapper(Clock(), shared, pay="rollout")] * 2)
+    model = A2C("MlpPolicy", env, n_steps=2, seed=0, device="cpu", rollout_buffer_class=CreditBuffer)
+    model.learn(4, callback=RewardLog())
+    assert asked == [[[0, 1], [0, 1], [0, 2], [0, 2]]]  # (episode, time), step by step
+    assert model.rollout_buffer.rewards.tolist() == [[1, 1], [2, 2]]
+    env.envs[0].step(0)
+    with pytest.raises(ValueError, match="some lanes owe 0 steps and some 1"):
+        model.rollout_buffer.settle()
+
+
+def test_a_model_paid_by_the_rollout_is_saved_and_goes_on_elsewhere(tmp_path):
+    model = a2c(RewardVecEnv(clocks(), RAMP, pay="rollout"))
+    model.learn(32, callback=RewardLog())
+    model.save(tmp_path / "model.zip")
+    loaded = A2C.load(tmp_path / "model.zip", env=each_wrapped(), device="cpu")
+    loaded.learn(32, callback=RewardLog())
+    assert loaded.rollout_buffer.paid["environment"] > 0
+
+
+def test_who_cannot_ask_for_what_is_owed_is_refused():
+    for env in (RewardVecEnv(clocks(), RAMP, pay="rollout"), each_wrapped()):
+        with pytest.raises(ValueError, match="A2C has no buffer that asks for it"):
+            a2c(env, rollout_buffer_class=RolloutBuffer).learn(32, callback=RewardLog())
+        with pytest.raises(ValueError, match="nobody is told to ask them"):
+            a2c(env).learn(32)
+    mixed = DummyVecEnv([lambda: RewardWrapper(Clock(), RAMP, pay="rollout"), Clock])
+    with pytest.raises(ValueError, match="some of the environments pay by the rollout and some do not"):
+        payer(mixed)
+    assert payer(clocks()) is None
+    found = payer(each_wrapped("step"))
+    assert found is not None
+    assert (found.pay, found.weights) == ("step", None)
+
+
+def test_a_buffer_asks_no_longer_once_its_environments_pay_at_once():
+    model = a2c(each_wrapped())
+    model.learn(32, callback=RewardLog())
+    model.set_env(each_wrapped("step"))
+    model.learn(32, callback=RewardLog())
+    assert model.rollout_buffer.settle is None
 
 
 def test_dict_observations_reach_signals_and_dict_buffers():

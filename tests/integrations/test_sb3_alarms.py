@@ -121,12 +121,8 @@ def test_the_channels_of_our_environment_are_read_with_its_weights(pay):
     env = RewardVecEnv(
         levers(), join({"environment": environment_reward, "time": second}), weights={"environment": 1.0, "time": 0.5}, pay=pay
     )
-    options = {"env": env} if pay == "rollout" else {}
     callback = AlarmCallback(truth="environment_reward")
-    model = PPO(
-        "MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu", rollout_buffer_class=CreditBuffer,
-        rollout_buffer_kwargs=options,
-    )  # fmt: skip
+    model = PPO("MlpPolicy", env, n_steps=64, batch_size=64, n_epochs=1, seed=0, device="cpu", rollout_buffer_class=CreditBuffer)
     model.learn(256, callback=callback)
     row = callback.alarms.rows[0]
     assert callback.alarms.weights == {"environment": 1.0, "time": 0.5}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +19,8 @@ from payoff.policies.spaces import ObservationVector
 from payoff.trajectories import Trajectories, concatenate, outcome
 
 Pay = Literal["step", "episode", "rollout"]
+MOST_OWED = 1 << 17  # steps of every lane that may wait to be settled
+_OWING: weakref.WeakSet[OnlineReward] = weakref.WeakSet()  # all that pay by the rollout
 
 
 class Payment(NamedTuple):
@@ -38,7 +41,8 @@ class OnlineReward:
                  "episode": when an episode ends the signal sees it whole and all that it says is paid with the last action: right
                  for every signal, and what comes before the end is paid nothing
                  "rollout": as "step", but the signal sees the transitions of many steps at once when `settle` is called; until then
-                 everything is paid 0. For trainers that look at rewards once a rollout: it costs hardly anything
+                 everything is paid 0. For trainers that look at rewards once a rollout: it costs hardly anything. After
+                 `MOST_OWED` steps that nobody settled `step` raises RuntimeError: somebody trains on rewards of 0
     learn_every: after so many actions in every lane, the learning parts of the signal learn from what was seen since (0: never)
 
     What is unknown pays 0 and is told as unknown. In "step" mode the tensors of the trajectories are written over at the next
@@ -72,6 +76,8 @@ class OnlineReward:
         self._transitions = Transitions(lanes, self.vector.size, self._action)
         self._ask = asked_by_transition(signal)
         self._history: list[list[tuple[np.ndarray, np.ndarray, float]]] = [[] for _ in range(lanes)]
+        if pay == "rollout":
+            _OWING.add(self)
 
     def begin(self, lanes: Sequence[int] | slice, observations: Any) -> None:
         """Episodes begin in these lanes with these observations."""
@@ -88,10 +94,10 @@ class OnlineReward:
         self, actions: np.ndarray, observations: Any, rewards: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
     ) -> Payment:
         """What every lane is paid for the action it took; `observations` are the true next ones, before any reset."""
-        before, self._now = self._now, self.vector(observations)
         if self.pay == "rollout":
-            self._open.append((before, self._now, actions, rewards, terminated))
+            self.owe(actions, observations, rewards, terminated)
             return Payment(np.zeros(self.count, dtype=np.float32), {}, {})
+        before, self._now = self._now, self.vector(observations)
         reward = np.asarray(rewards, dtype=np.float32)
         if self.pay == "step":
             payment = self._pay(self._ask(self._transitions.happen(before, self._now, actions, reward, terminated)))
@@ -104,12 +110,40 @@ class OnlineReward:
             self._learn()
         return payment
 
+    def owe(self, actions: Any, observations: Any, rewards: Any, finished: Any) -> None:
+        """With pay "rollout": remember what every lane did; of one lane its action, reward and end may be given bare."""
+        if len(self._open) == MOST_OWED:
+            raise RuntimeError(
+                f'OnlineReward: pay is "rollout", and {MOST_OWED} steps were not settled; in Stable-Baselines3 that takes '
+                "rollout_buffer_class=CreditBuffer and connect(model), elsewhere a call of settle() after every rollout"
+            )
+        before, self._now = self._now, self.vector(observations)
+        self._open.append((before, self._now, actions, rewards, finished))
+
+    @property
+    def owed(self) -> int:
+        """Steps of every lane that wait to be settled."""
+        return len(self._open) if self.pay == "rollout" else 0
+
     def settle(self) -> Payment:
         """With pay "rollout": what every step since the last call is paid, [steps * lanes], step by step; learning parts learn."""
-        if not self._open:
+        return self.settle_with([])
+
+    def settle_with(self, others: Sequence[OnlineReward]) -> Payment:
+        """What this one's lanes and then those of others with the same signal are paid; it is asked, and learns, once for all.
+
+        Raises ValueError where nothing is owed, or by some for more steps than by others.
+        """
+        everyone = [self, *others]
+        steps = {online.owed for online in everyone}
+        if len(steps) > 1:
+            raise ValueError(f"OnlineReward.settle_with: some lanes owe {min(steps)} steps and some {max(steps)}")
+        if steps == {0}:
             raise ValueError("OnlineReward.settle: there is nothing to settle")
-        traj = many_transitions(self._open)
-        self._open = []
+        seen = [transition for at_once in zip(*(online._open for online in everyone)) for transition in at_once]
+        traj = many_transitions(seen, self._action.shape)
+        for online in everyone:
+            online._open = []
         rewards = self.signal(traj)
         payment = self._pay(rewards, traj)
         for part in self._learning:
@@ -171,11 +205,16 @@ class OnlineReward:
     def _learn(self) -> None:
         if not (self._open or self._seen):
             return
-        traj = many_transitions(self._open) if self.pay == "step" else concatenate(self._seen)
+        traj = many_transitions(self._open, self._action.shape) if self.pay == "step" else concatenate(self._seen)
         self._open, self._seen = [], []
         rewards = self.signal(traj)
         for part in self._learning:
             part.learn(traj, rewards)
+
+
+def anyone_owes(steps: int) -> bool:
+    """Whether something in this process that pays by the rollout owes just so many steps."""
+    return any(online.owed == steps for online in _OWING)
 
 
 class RewardWrapper(gymnasium.Wrapper):
@@ -185,6 +224,8 @@ class RewardWrapper(gymnasium.Wrapper):
     info["rewards_unknown"] names the channels without verdict. With the last action of an episode info["episode_rewards"] has the
     sums of both.
     Observations, termination and truncation pass unchanged.
+    With pay="rollout" nothing of this is in info, and whoever trains calls `settle` after every rollout: in Stable-Baselines3
+    a connected `CreditBuffer` does.
 
     >>> from payoff.signals.environment import environment_reward
     >>> env = RewardWrapper(gymnasium.make("CartPole-v1"), environment_reward, weights={"environment": 0.5})
@@ -203,11 +244,23 @@ class RewardWrapper(gymnasium.Wrapper):
         learn_every: int = 0,
     ) -> None:
         super().__init__(env)
-        if pay == "rollout":
-            raise ValueError('RewardWrapper: pay "rollout" needs a trainer that settles, as SB3 with a CreditBuffer does')
         options = {"weights": weights, "pay": pay, "learn_every": learn_every}
         self.online = OnlineReward(signal, env.observation_space, env.action_space, 1, **options)  # type: ignore[arg-type]
         self._sums: dict[str, float] = {}
+
+    @property
+    def pay(self) -> Pay:
+        """When this environment pays."""
+        return self.online.pay
+
+    @property
+    def weights(self) -> Mapping[str, float] | None:
+        """How much of each channel is paid; None: every channel once."""
+        return self.online.weights
+
+    def settle(self) -> Payment:
+        """With pay "rollout": what every step since the last call is paid, [steps]; learning parts learn."""
+        return self.online.settle()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the environment's own."""
@@ -219,6 +272,9 @@ class RewardWrapper(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:  # type: ignore[override]
         """As the environment's own, with another reward."""
         observation, reward, terminated, truncated, info = self.env.step(action)
+        if self.online.pay == "rollout":
+            self.online.owe(np.array(action), [observation], reward, terminated)
+            return observation, 0.0, terminated, truncated, info
         paid = self.online.step(
             np.asarray(action)[None], [observation], np.array([reward]), np.array([terminated]), np.array([truncated])
         )

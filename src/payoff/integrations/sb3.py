@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper
 
 from payoff.advantages.baselines import subtract_values
 from payoff.contents import part_name, sees
 from payoff.credit.returns import lambda_return
-from payoff.integrations.gymnasium import OnlineReward, Pay, Payment
+from payoff.integrations.gymnasium import OnlineReward, Pay, Payment, RewardWrapper, anyone_owes
 from payoff.pipeline import Signal, Transform, checked
 from payoff.trajectories import Channel, StopReason, Trajectories, fresh_ids
 
@@ -31,7 +32,7 @@ class RewardVecEnv(VecEnvWrapper):
     telling their own return. Each info carries "rewards" by channel and "environment_reward", at an episode's end also
     "episode_rewards" with their sums, and "rewards_unknown" where a channel had no verdict.
     The state an episode ended in is SB3's "terminal_observation", never the first of the next episode.
-    With pay="rollout" nothing of this is in the infos, and the model needs a `CreditBuffer` that is given this environment.
+    With pay="rollout" nothing of this is in the infos, and the model needs a `CreditBuffer` that is connected (`connect`).
     """
 
     def __init__(
@@ -99,13 +100,80 @@ class RewardVecEnv(VecEnvWrapper):
                 values[i] = 0.0
 
 
+class Payer(NamedTuple):
+    """Who pays in SB3's environments: with which weights, when, and how to ask what is owed where it pays by the rollout."""
+
+    weights: Mapping[str, float] | None
+    pay: Pay
+    settle: Callable[[], Payment]
+
+
+def payer(env: VecEnv) -> Payer | None:
+    """The `RewardVecEnv` among these wrappers, or the `RewardWrapper`s inside every environment; None where there is neither.
+
+    Raises ValueError where only some of the environments pay by the rollout.
+    """
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, RewardVecEnv):
+            return Payer(env.online.weights, env.online.pay, env.online.settle)
+        env = env.venv
+    wrapped = [i for i, inside in enumerate(env.env_is_wrapped(RewardWrapper)) if inside]
+    if not wrapped:
+        return None
+    pays = env.get_attr("pay", wrapped)
+    if "rollout" in pays and (len(wrapped) < env.num_envs or len(set(pays)) > 1):
+        raise ValueError("payer: some of the environments pay by the rollout and some do not")
+    return Payer(env.get_attr("weights", wrapped[0])[0], pays[0], partial(_settled_lanes, env))
+
+
+def _settled_lanes(env: VecEnv) -> Payment:
+    """What every environment owes for its own steps, as `OnlineReward.settle` has it: step by step, environment by environment.
+
+    Those of this process that share one signal ask it once.
+    """
+    if isinstance(env, DummyVecEnv):
+        first, *others = env.get_attr("online")
+        if all(online.signal is first.signal and online.weights == first.weights for online in others):
+            return first.settle_with(others)
+    lanes: list[Payment] = env.env_method("settle")
+    together = lambda columns: np.stack(columns, 1).ravel()
+    channels = {name: together([lane.channels[name] for lane in lanes]) for name in lanes[0].channels}
+    known = lambda lane: np.zeros(len(lane.total), dtype=bool)
+    names = dict.fromkeys(name for lane in lanes for name in lane.unknown)
+    unknown = {name: together([lane.unknown.get(name, known(lane)) for lane in lanes]) for name in names}
+    return Payment(together([lane.total for lane in lanes]), channels, unknown)
+
+
+def connect(model: BaseAlgorithm) -> Payer | None:
+    """Who pays in the model's environments; where that is by the rollout, its `CreditBuffer` is told whom to ask.
+
+    Our callbacks do this whenever training starts; without any of them it is called once, and again after loading or `set_env`.
+    Raises ValueError where the environments pay by the rollout and the model has no such buffer: it would train on rewards of 0.
+    """
+    env, buffer = model.get_env(), getattr(model, "rollout_buffer", None)
+    paying = None if env is None else payer(env)
+    by_rollout = paying is not None and paying.pay == "rollout"
+    if by_rollout and not isinstance(buffer, _Credited):
+        raise ValueError(
+            f"the environments pay by the rollout, and {type(model).__name__} has no buffer that asks for it: give it "
+            "rollout_buffer_class=CreditBuffer (for dict observations DictCreditBuffer), or let them pay by the step"
+        )
+    if isinstance(buffer, _Credited):
+        buffer.settle = paying.settle if paying is not None and by_rollout else None
+    return paying
+
+
 class RewardLog(BaseCallback):
     """Write to SB3's logger what each channel paid in the episodes that ended, as reward/CHANNEL, and how often one was unknown.
 
-    Of a `RewardVecEnv` that pays by the rollout: the mean over the rollout's steps, as reward_per_step/CHANNEL.
+    Of environments that pay by the rollout, to which it connects the model: the mean over the rollout's steps, as
+    reward_per_step/CHANNEL.
     """
 
     _told = _unknown = 0  # steps of this rollout, one for each environment
+
+    def _on_training_start(self) -> None:
+        connect(self.model)
 
     def _on_step(self) -> bool:
         infos = self.locals["infos"]
@@ -134,13 +202,13 @@ class _Credited:
         *positional: Any,
         credit: Sequence[Transform] | None = None,
         returns: Sequence[Transform] | None = None,
-        env: RewardVecEnv | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*positional, **options)
         mixture = partial(lambda_return, discount=self.gamma, trace=self.gae_lambda)  # type: ignore[attr-defined]
         self.credit: list[Transform] = [mixture, subtract_values] if credit is None else list(credit)
-        self.env, self.paid = env, dict[str, float]()
+        self.settle: Callable[[], Payment] | None = None
+        self.paid = dict[str, float]()
         self.critic_target = None if returns is None else list(returns)
         if grouped := [part_name(part) for part in (*self.credit, *(self.critic_target or ())) if sees(part) == "group"]:
             raise ValueError(
@@ -149,8 +217,8 @@ class _Credited:
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Advantages along `credit`; the critic's targets along `returns`, or as SB3 has them: advantage + value."""
-        if self.env is not None and self.env.online.pay == "rollout":
-            settled = self.env.online.settle()
+        if self.settle is not None:
+            settled = self.settle()
             if len(settled.total) != self.rewards.size:  # type: ignore[attr-defined,has-type]
                 raise ValueError(
                     f"CreditBuffer: the buffer holds {self.rewards.size} steps, and its environment was stepped "  # type: ignore[attr-defined,has-type]
@@ -158,6 +226,11 @@ class _Credited:
                 )
             self.rewards += settled.total.reshape(self.rewards.shape)  # type: ignore[attr-defined,has-type]
             self.paid = {name: float(value.mean()) for name, value in settled.channels.items()}
+        elif anyone_owes(self.buffer_size):  # type: ignore[attr-defined]
+            raise ValueError(
+                "CreditBuffer: environments pay by the rollout and nobody is told to ask them; call connect(model), or give "
+                "learn a RewardLog as a callback"
+            )
         traj, place = self.trajectories(last_values, dones)
         known = torch.ones(len(traj), 1, dtype=torch.bool)
         paid = Channel(traj.extras["environment_reward"], known)
@@ -219,7 +292,8 @@ class CreditBuffer(_Credited, RolloutBuffer):
 
     credit:  transforms from rewards to advantages, in order; None: SB3's own (lambda-return, then less the values)
     returns: transforms to the critic's target; None: advantage + value, which is right only for credits less the values
-    env:     a `RewardVecEnv` that pays by the rollout: its steps are paid here, all at once
+
+    Where the environments pay by the rollout, its steps are paid here, all at once (see `connect`).
 
     An action without verdict gets advantage 0. Raises ValueError for a part that compares rollouts of the same start.
     """

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from payoff.audit.alarm_conditions import NAMES, Alarm
 from payoff.audit.alarms import Alarms, Thresholds
+from payoff.integrations.sb3 import connect
 
 ANY_FALL = Thresholds(fall=0.0)
 _log = logging.getLogger(__name__)
@@ -66,11 +67,12 @@ class AlarmCallback(BaseCallback):
         self._lanes: list[dict[str, float]] = []
         self._ended: list[dict[str, float]] = []
         self._stop = False
-        self._online: Any = None
+        self._weights: Mapping[str, float] | None = None
 
     def _on_training_start(self) -> None:
         self._stop = False
-        self._online = getattr(self.training_env, "online", None)  # what a `RewardVecEnv` pays by
+        paying = connect(self.model)
+        self._weights = None if paying is None else paying.weights
         if self.num_timesteps == 0 or len(self._lanes) != self.training_env.num_envs:  # else the episodes go on
             self._lanes = [{} for _ in range(self.training_env.num_envs)]
             self._ended = []
@@ -94,10 +96,9 @@ class AlarmCallback(BaseCallback):
         if len(self._ended) < self.episodes:
             return
         metrics: dict[str, Any] = {"update": self.num_timesteps, **means(self._ended)}
-        given = None if self._online is None else self._online.weights
         paid: Mapping[str, float] = getattr(self.locals.get("rollout_buffer"), "paid", {})  # of a whole rollout at once, per step
         for name in (*paid, *(key.removeprefix("reward/") for key in metrics if key.startswith("reward/"))):
-            self.alarms.weights[name] = 1.0 if given is None else given.get(name, 0.0)
+            self.alarms.weights[name] = 1.0 if self._weights is None else self._weights.get(name, 0.0)
         if paid:
             metrics["reward"] = sum(self.alarms.weights[name] * value for name, value in paid.items())
             metrics |= {f"reward/{name}": value for name, value in paid.items()}

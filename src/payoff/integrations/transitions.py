@@ -317,9 +317,13 @@ def as_trajectories(
     )
 
 
-def many_transitions(seen: Sequence[tuple[np.ndarray, ...]]) -> Trajectories:
-    """What happened in many steps, each (before, after, actions, reward, finished), as one batch: step by step, lane by lane."""
-    before, after, actions, reward, finished = (np.concatenate(column) for column in zip(*seen))
-    stop = np.where(finished, StopReason.finished, StopReason.truncated).astype(np.int64)
-    ones = np.ones(len(stop), dtype=np.int64)
-    return as_trajectories(np.stack([before, after], 1), actions[:, None], reward.astype(np.float32)[:, None], stop, ones)
+def many_transitions(seen: Sequence[tuple[Any, ...]], action: tuple[int, ...]) -> Trajectories:
+    """What happened in many steps, each (before, after, actions, reward, finished), as one batch: step by step, lane by lane.
+
+    action: the shape of one; of a single lane actions, reward and finished may stand without a dimension for it
+    """
+    before, after, actions, reward, finished = zip(*seen)
+    observations = np.stack([np.concatenate(before), np.concatenate(after)], 1)
+    stop = np.where(np.asarray(finished).reshape(-1), StopReason.finished, StopReason.truncated).astype(np.int64)
+    taken, paid = np.asarray(actions).reshape(-1, 1, *action), np.asarray(reward, dtype=np.float32).reshape(-1, 1)
+    return as_trajectories(observations, taken, paid, stop, np.ones(len(stop), dtype=np.int64))
