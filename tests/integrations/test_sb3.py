@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 pytest.importorskip("stable_baselines3")
 
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, PPO, SAC
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.monitor import Monitor
@@ -346,6 +346,9 @@ def test_who_cannot_ask_for_what_is_owed_is_refused():
             a2c(env, rollout_buffer_class=RolloutBuffer).learn(32, callback=RewardLog())
         with pytest.raises(ValueError, match="nobody is told to ask them"):
             a2c(env).learn(32)
+    pendulum = DummyVecEnv([lambda: RewardWrapper(gymnasium.make("Pendulum-v1"), environment_reward, pay="rollout")])
+    with pytest.raises(ValueError, match="SAC has no buffer that asks for it: let them pay by the step"):
+        SAC("MlpPolicy", pendulum, device="cpu").learn(1, callback=RewardLog())
     mixed = DummyVecEnv([lambda: RewardWrapper(Clock(), RAMP, pay="rollout"), Clock])
     with pytest.raises(ValueError, match="some of the environments pay by the rollout and some do not"):
         payer(mixed)

@@ -154,9 +154,11 @@ def connect(model: BaseAlgorithm) -> Payer | None:
     paying = None if env is None else payer(env)
     by_rollout = paying is not None and paying.pay == "rollout"
     if by_rollout and not isinstance(buffer, _Credited):
+        allowed = "let them pay by the step"
+        if buffer is not None:
+            allowed = f"give it rollout_buffer_class=CreditBuffer (DictCreditBuffer for dict observations), or {allowed}"
         raise ValueError(
-            f"the environments pay by the rollout, and {type(model).__name__} has no buffer that asks for it: give it "
-            "rollout_buffer_class=CreditBuffer (for dict observations DictCreditBuffer), or let them pay by the step"
+            f"the environments pay by the rollout, and {type(model).__name__} has no buffer that asks for it: {allowed}"
         )
     if isinstance(buffer, _Credited):
         buffer.settle = paying.settle if paying is not None and by_rollout else None
