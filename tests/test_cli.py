@@ -164,3 +164,13 @@ def test_a_signal_that_rows_are_not_enough_for_is_a_mistake_of_one_line(tmp_path
     with pytest.raises(SystemExit, match="2"):
         main(command)
     assert capsys.readouterr().err.strip().startswith("error: reward 'igpo': information_gain: needs extras['reference_logp']")
+
+
+def test_where_every_right_answer_is_refused_it_is_said_how_one_is_phrased(tmp_path, capsys):
+    (tmp_path / "reward.py").write_text("def tagged(response, reference):\n    return float(response == f'#{reference}.')\n")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "1+1", "reference": "2"}\n{"prompt": "1+2", "reference": "3"}\n')
+    asked = ["validate", "--reward", f"{tmp_path}/reward.py:tagged", "--data", f"{tmp_path}/rows.jsonl"]
+    for more, said in (([], True), (["--template", "#{reference}."], False)):
+        with pytest.raises(SystemExit):
+            main([*asked, *more])
+        assert ("say how: --template" in capsys.readouterr().out) is said

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from payoff._extras import MissingExtraError
 from payoff.cli import main
 from payoff.config import ConfigError
 from payoff.intervals import Interval
@@ -262,6 +263,16 @@ def test_a_process_that_dies_fails_its_run_alone(toy, tmp_path):
     outcomes = dict(run_side_by_side(recipe, [RecipeRun("new", 0)], {"broken": 0}, 1))
     assert outcomes[RecipeRun("new", 0)]["status"] == "failed"
     assert "BrokenProcessPool" in outcomes[RecipeRun("new", 0)]["error"]
+
+
+@pytest.mark.slow
+def test_what_is_not_installed_ends_all_runs_with_one_line(toy, tmp_path):
+    recipe, log = toy
+    lacking = 'from payoff._extras import require; require("not_there", "the toy")'
+    (tmp_path / "toy_recipe.py").write_text(TOY.replace('raise ZeroDivisionError("broke")', lacking))
+    with pytest.raises(MissingExtraError, match="the toy needs not_there, which is not installed"):
+        reproduce(recipe, folder=tmp_path / "r", processes=1, arguments={"broken": 0})
+    assert log() == ["old-0", "new-0"]
 
 
 def test_only_whole_runs_of_the_own_budget_are_stored(toy, tmp_path):

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from payoff import __version__
+from payoff._extras import MissingExtraError
 from payoff.intervals import FEWEST, Interval, paired_difference, seeds_needed, skewed
 from payoff.recipe_code import code_hash
 from payoff.recipes import HERE, Effect, Recipe
@@ -61,7 +62,7 @@ def reproduce(
     on_run hears of every run that ends, and first of those that are reused (outcome["reused"] is True).
     The first Ctrl-C lets the runs in hand end and keeps them; a second one kills.
 
-    Raises ConfigError for arguments that `run` does not have.
+    Raises ConfigError for arguments that `run` does not have, and MissingExtraError where a recipe needs what is not installed.
     """
     chosen = resolve_arguments(recipe, arguments or {})
     code = code_hash(recipe)
@@ -90,7 +91,10 @@ def reproduce(
 def run_side_by_side(
     recipe: Recipe, todo: Sequence[RecipeRun], arguments: Mapping[str, Any], processes: int
 ) -> Iterator[tuple[RecipeRun, Outcome]]:
-    """Every run with what came of it, as it ends; one thread each. A run that fails, or whose process dies, says why."""
+    """Every run with what came of it, as it ends; one thread each. A run that fails, or whose process dies, says why.
+
+    Raises MissingExtraError: what one run lacks, none has.
+    """
     if not todo:
         return
     stop: list[bool] = []
@@ -116,6 +120,9 @@ def run_side_by_side(
             for future in done:
                 try:
                     outcome = future.result()
+                except MissingExtraError:
+                    queue.clear()
+                    raise
                 except Exception as error:  # the process died, or the recipe could not be sent to it; the others go on
                     outcome = _failed(error)
                 yield running.pop(future), outcome
@@ -304,6 +311,8 @@ def _run_one(
         for name, value in numbers.items():
             if not math.isfinite(value):
                 raise ValueError(f"measure {name!r} is {value}")
+    except MissingExtraError:
+        raise
     except Exception as error:
         return {**_failed(error), "seconds": time.perf_counter() - start}
     return {"status": "finished", "numbers": numbers, "seconds": time.perf_counter() - start, "error": None}

@@ -38,6 +38,7 @@ def reproduce(
     """Put a published claim to the test; the same command again continues."""
 
     def work() -> Answer:
+        from payoff._extras import MissingExtraError
         from payoff.config import ConfigError
         from payoff.recipes import find_recipe, names
         from payoff.reproduction import VERDICTS
@@ -59,13 +60,19 @@ def reproduce(
             "quiet": quiet or as_json,
             "store": store,
         }
-        all_results = []
+        all_results, left_out = [], []
         for recipe in recipes:
             folder = (out or Path("runs")) / f"reproduce-{recipe.name}" if every or out is None else out
-            all_results.append((folder, _run(recipe, folder, **options)))
+            try:
+                all_results.append((folder, _run(recipe, folder, **options)))
+            except MissingExtraError as error:
+                if not every:
+                    raise
+                left_out.append(f"{recipe.name}: {error}")
+                continue
             if all_results[-1][1]["status"] == "interrupted":
                 break
-        return _answer(all_results, expect, every)
+        return _answer(all_results, expect, every, left_out)
 
     run_command("reproduce", work, as_json)
 
@@ -107,10 +114,10 @@ def _run(recipe: Any, folder: Path, *, quiet: bool, store: bool, **options: Any)
     return results
 
 
-def _answer(all_results: list[tuple[Path, dict[str, Any]]], expect: str, every: bool) -> Answer:
+def _answer(all_results: list[tuple[Path, dict[str, Any]]], expect: str, every: bool, left_out: list[str]) -> Answer:
     from payoff.ledger import summary
 
-    failed = [
+    failed = left_out + [
         f"{results['recipe']} {arm} seed {seed}: {run['error']}"
         for _, results in all_results
         for arm, of in results["arms"].items()
@@ -121,7 +128,7 @@ def _answer(all_results: list[tuple[Path, dict[str, Any]]], expect: str, every: 
     surprised = [results["recipe"] for _, results in all_results if expect and results["verdict"] != expect]
     text = "\n".join(summary(results) for _, results in all_results)
     if every:
-        wide = max(len(results["recipe"]) for _, results in all_results)
+        wide = max((len(results["recipe"]) for _, results in all_results), default=0)
         text += "\n" + "".join(f"{results['recipe']:<{wide}}  {results['verdict']}\n" for _, results in all_results)
     runs = [run for _, results in all_results for of in results["arms"].values() for run in of["seeds"].values()]
     return Answer(

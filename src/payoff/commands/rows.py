@@ -106,7 +106,10 @@ def validate(
         rows = rows_of(data, mapped)
         report = validated(signal, rows, gold_field=gold, template=template, channel=channel, limit=limit, source=data)
         code = {"holds": 0, "fails": 1, "inconclusive": 3}[report.verdict]
-        return Answer(text=told(report, shown=show), results=report.as_json(), exit_code=code, verdict=report.verdict)
+        text = told(report, shown=show)
+        if report.refused.value == 1 and template == "{reference}":
+            text += '  if right answers are phrased otherwise than in the rows, say how: --template "Answer: {reference}"\n'
+        return Answer(text=text, results=report.as_json(), exit_code=code, verdict=report.verdict)
 
     run_command("validate", work, as_json)
 
