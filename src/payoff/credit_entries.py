@@ -37,6 +37,7 @@ NO_ROW: Mapping[str, str] = {
     "completion-values": "continuations are drawn, and here everything is enumerated; on the chain, `pav` above",
     "rlpr": "the chance of a reference answer after the reasoning, paid at the end: an outcome, and the tree has no such answer",
     "likelihood-rewards": "as `rlpr`",
+    "reward-gradient": "what a reference's tokens weigh where the reward is how likely they are; the tree has no such reward",
     "vppo": "a second view of what was asked, and the tree asks nothing",
     "fgaif": "a judge of pieces of text; what he would pay here is the reward of right steps",
     "fact-classifiers": "as `fgaif`, learned: `process-reward-model` above is that on the tree",

@@ -20,8 +20,8 @@ NUMBERS = [0.0, 1.0, -1.0, 0.1, 0.7, 0.97, -2.5]
 
 # Options that take another way through the code than the defaults.
 STATES = ("values", "log_reward")  # extras of states, one more than there are actions
-# These numbers altogether: they take scores in 0..1, and are tried in files of their own.
-REFUSES = {("credit", "prm-gflownet"), ("credit", "rest-mcts")}
+# These numbers altogether: they take scores in 0..1, or rows without verdict, and are tried in files of their own.
+REFUSES = {("credit", "prm-gflownet"), ("credit", "rest-mcts"), ("credit", "reward-gradient")}
 NEEDED = {  # without which a method refuses these numbers
     ("advantage", "bnpo"): {"low": -40.0, "high": 40.0},
     ("advantage", "duration-aware-pg"): {"of": "times"},

@@ -1,13 +1,20 @@
 """ArCHer: with a fixed policy the critics are its values, turns are read where the policy wrote, and what is paid is Q - V."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 
+from payoff.build import build
+from payoff.config import Loaded, RunFile
 from payoff.credit.returns import immediate
 from payoff.examples import four_answers
 from payoff.losses.value import value_loss
 from payoff.models.turn_critics import TurnCritics, turns_of
 from payoff.policies.tabular import Tabular
+from payoff.train import train
 from payoff.trajectories import Channel, StopReason, place_outcome, place_steps
 
 DISCOUNT = 0.9
@@ -161,3 +168,41 @@ def test_nothing_is_paid_while_only_the_critics_learn_and_faults_are_named():
     for options, error in (({}, "give size"), ({"size": 2, "follow": 0.0}, "follow"), ({"size": 2, "updates": 0}, "updates")):
         with pytest.raises(ValueError, match=error):
             TurnCritics(**options)
+
+
+def test_fresh_turns_of_the_newest_batch_alone_make_v_that_of_the_policy_as_it_is():
+    # one state, two turns worth 0 and 1; 8 old episodes chose the first every time, 4 new ones the second
+    torch.manual_seed(0)
+    states = torch.zeros(4, 2, 3)
+    states[:, 0, 0] = 1
+    old, new = states.clone(), states.clone()
+    old[:, 1, 1] = new[:, 1, 2] = 1
+    one = four_answers().select(torch.tensor([3, 3, 3, 3]))
+    values = {}
+    for fresh in (None, "batch"):
+        options = {"size": 3, "hidden": 0, "gradient_clip": 0.0, "warm_up": 0, "batch_size": 16, "follow": 0.3, "updates": 60}
+        model = TurnCritics(fresh=fresh, learning_rate=0.05, **options)
+        for seen, worth in ((old, 0.0), (old, 0.0), (new, 1.0)):
+            traj = one.replace(extras={"hidden": seen})
+            model.learn(traj, {"correct": place_outcome(torch.full((4,), worth), torch.ones(4) > 0, traj)})
+        q, values[fresh], _ = model.worth(traj)
+        torch.testing.assert_close(q[:, 0], torch.ones(4), atol=0.1, rtol=0)  # of all episodes, either way
+    assert values["batch"][:, 0].min() > 0.8  # what the policy does now is worth 1
+    assert values[None][:, 0].max() < 0.5  # what it did until now was worth a third of that
+    nothing = model.learn(
+        traj.replace(mask=torch.zeros_like(traj.mask)), {"correct": Channel(torch.zeros(4, 1), torch.ones(4, 1) > 0)}
+    )
+    assert nothing["archer/v"] == 0  # nobody wrote a turn, and V keeps what it knows
+
+
+def test_the_run_file_on_the_page_trains_the_policy_once_its_critics_are_warm():
+    page = (Path(__file__).parents[2] / "docs" / "process-rewards.md").read_text(encoding="utf-8")
+    (block,) = [text for text in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "name: archer" in text]
+    file = yaml.safe_load(block)
+    file["policy"] = {"name": "transformer", "width": 8, "layers": 1, "heads": 1, "max_tokens": 12}
+    file["reward"]["archer"] |= {"hidden": 0, "updates": 3, "warm_up": 2}
+    file |= {"train": {"updates": 2, "starts": 2, "rollouts": 4}, "evaluate": {"every": 0, "starts": 0}}
+    parts, settings = build(Loaded(RunFile.model_validate(file), {}, "run.yaml", []), seed=0)
+    history = train(parts, settings).history[1:]
+    assert [line["gradient_norm"] > 0 for line in history] == [False, True]
+    assert all(line["archer/turns"] > 8 for line in history)

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import shutil
 import sys
+from functools import partial
 
 import pytest
 
@@ -11,7 +12,8 @@ from payoff.intervals import paired_difference
 from payoff.policies import flow_models
 from payoff.recipe_code import code_hash
 from payoff.recipes import Effect, find_recipe, names
-from payoff.recipes.worlds import turns
+from payoff.recipes.worlds import games, repair_turns, search_sizes, tool_turns, turns
+from payoff.recipes.worlds.dialogue_learning import learn
 from payoff.reproduction import conclude, judge, stored_results
 from payoff.sandbox import Sandbox, SandboxError
 
@@ -20,6 +22,8 @@ NEEDS = {
     **dict.fromkeys(("verpo", "p-grpo", "duration-aware-pg", "reasoning-sql", "b-coder"), "sandbox"),
     "verirl": "iverilog",
     "revibranch": "pyscipopt",
+    **dict.fromkeys(("multi-turn-agentic-recipe-tools", "multi-turn-agentic-recipe-repair"), "sandbox"),
+    **dict.fromkeys(("multi-turn-agentic-recipe-text-world", "multi-turn-agentic-recipe-played-games"), "textworld"),
 }
 SMALL = {"updates": 1, "held_out": 4, "rollouts": 2, "judged": 4, "starts": 4, "tokens": 300, "programs": 3}
 FEWER = {
@@ -27,8 +31,16 @@ FEWER = {
     "bnpo": {"BATCHES": 20},
     "duration-aware-pg": {"WORKERS": 1},
     "revibranch": {"HELD_OUT": 2},
+    "rlfr": {"EXPERT": 8, "SEEN": 4},
+    "sparse-po": {"TAUGHT": 20},
     "verirl": {"CHILDREN": 1},
+    "multi-turn-agentic-recipe-transfer": {"QUESTIONS": 8},
+    "multi-turn-agentic-recipe-demonstrations": {"QUESTIONS": 8, "STEPS": 2},
+    "multi-turn-agentic-recipe-played-games": {"HELD_OUT": 4, "STEPS": 2},
+    "multi-turn-agentic-recipe-tools": {"learn": partial(learn, starts=2, rollouts=2)},
+    "multi-turn-agentic-recipe-repair": {"learn": partial(learn, starts=2, rollouts=2)},
 }  # constants of a recipe's module that would cost seconds
+LONG = {name for name, what in NEEDS.items() if what == "textworld"}  # to import it takes seconds; their parts have other tests
 
 
 @pytest.mark.parametrize("name", names())
@@ -45,7 +57,7 @@ def test_a_recipe_is_called_like_its_file_and_explains_itself(name):
 @pytest.fixture(scope="module")
 def missing():
     """What recipes need and this machine has not."""
-    lacking = {"pyscipopt"} if importlib.util.find_spec("pyscipopt") is None else set()
+    lacking = {package for package in ("pyscipopt", "textworld") if importlib.util.find_spec(package) is None}
     try:
         Sandbox().run_python("")
     except SandboxError:
@@ -54,7 +66,7 @@ def missing():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.exhaustive) if name in LONG else name for name in names()])
 def test_every_arm_runs_with_a_small_budget_and_gives_every_measure(name, missing, monkeypatch):
     if NEEDS.get(name) in missing:
         pytest.skip(f"no {NEEDS[name]} here")
@@ -65,6 +77,15 @@ def test_every_arm_runs_with_a_small_budget_and_gives_every_measure(name, missin
     monkeypatch.setattr(flow_models, "fit_velocity", lambda *of, steps, **how: fit(*of, steps=min(steps, 5), **how))
     taught = turns._taught
     monkeypatch.setattr(turns, "_taught", lambda steps: taught(30))
+    of_sizes = search_sizes._taught
+    monkeypatch.setattr(search_sizes, "_taught", lambda sizes, useless, skips, steps: of_sizes(sizes, useless, skips, 2))
+    for world in (tool_turns, repair_turns):
+        of_words, speaker = world._taught, world.speaker
+        monkeypatch.setattr(world, "_taught", lambda steps, of_words=of_words: of_words(2))
+        monkeypatch.setattr(world, "speaker", lambda *of, speaker=speaker, **how: speaker(*of, **{**how, "max_tokens": 8}))
+    of_games = games._taught
+    monkeypatch.setattr(games, "_taught", lambda steps: of_games(2))
+    monkeypatch.setattr(games, "SCRIPTED", 4)
     small = {key: value for key, value in SMALL.items() if key in recipe.budget}
     assert small
     for arm in recipe.arms:

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from payoff.policies.turns import rollout_turns
+from payoff.sandbox import Limits, Sandbox
 from payoff.tasks.turns.broken_files import WHOLE, broken
+from payoff.tasks.turns.remembering import RememberingSandbox
 from payoff.tasks.turns.repair import RepairEpisode, RepairTask
 from payoff.tasks.turns.tool_library import TOOLS
 from payoff.tasks.turns.tools import KINDS, BadCallError, ToolEpisode, ToolTask, read_call
@@ -48,14 +50,14 @@ def test_calls_are_read_from_lines_and_from_tags(turn, call):
 def test_what_cannot_be_read_as_a_call_is_told_to_the_policy_and_nothing_in_it_runs(turn):
     with pytest.raises(BadCallError):
         read_call(turn)
-    told = ToolEpisode("12", ("gcd",), "process", 5).respond(turn)
+    told = ToolEpisode("12", ("gcd",), Sandbox("process"), 5).respond(turn)
     assert told.observation.startswith("Error: ")
     assert (told.reward, told.stop) == (0.0, None)
 
 
 @pytest.fixture(scope="module")
 def tools():
-    return ToolEpisode("12", tuple(TOOLS), "process", 1)
+    return ToolEpisode("12", tuple(TOOLS), Sandbox("process"), 1)
 
 
 def test_tools_run_in_the_sandbox_and_their_errors_are_told(tools):
@@ -134,7 +136,7 @@ def test_hidden_tests_are_more_than_the_examples_and_a_file_untouched_fails():
     special = [f"line {k}: {line}" for k, line in enumerate(["def leap_year(year):", "    return year == 2024"], 1)]
     paid = {}
     for pays in ("tests", "examples"):
-        episode = RepairEpisode(fault, pays, "process", 5)
+        episode = RepairEpisode(fault, pays, Sandbox("process"), 5)
         for turn in special:
             episode.respond(turn)
         paid[pays] = (episode.respond("submit").reward, episode.outcome)
@@ -149,9 +151,36 @@ def test_a_submitted_solution_is_worth_one(repaired):
 
 def test_an_edit_keeps_the_indentation_of_the_line_it_replaces_unless_it_has_its_own():
     fault = next(f for f in map(broken, range(200)) if f.whole.name == "clamp")
-    episode = RepairEpisode(fault, "tests", "process", 5)
+    episode = RepairEpisode(fault, "tests", Sandbox("process"), 5)
     assert episode.respond("line 4: return high").observation == "4:         return high\n"
     assert episode.respond("line 4:   pass").observation == "4:   pass\n"
+
+
+def test_progress_is_paid_for_more_hidden_tests_than_ever_before_and_the_truth_stays_the_same():
+    fault = next(f for f in map(broken, range(200)) if f.whole.name == "leap_year" and f.failing > 2)
+    episode = RepairEpisode(fault, "progress", RememberingSandbox("process", most=4), 5)
+    spoilt = f"line {fault.line}: return 3"
+    repair = f"line {fault.line}: {fault.right_line}"
+    told = [episode.respond(turn) for turn in (spoilt, repair, spoilt, repair, "show", "submit")]
+    assert [t.reward for t in told] == [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]  # spoiling and repairing again earns nothing
+    assert (episode.outcome, told[-1].stop) == (1.0, StopReason.finished)
+    events = {pays: RepairTask(pays=pays, **HERE).start(0).fields["events"] for pays in ("tests", "examples", "progress")}
+    assert events == {"tests": 1, "examples": 1, "progress": 1 + broken(0).failing}
+
+
+def test_calls_that_were_run_are_told_again_and_those_that_ran_out_of_time_are_run_anew():
+    source = "def f(x):\n    while x > 9: pass\n    return [x]"
+    sandbox = RememberingSandbox("process", most=2)
+    short = Limits(cpu=0.1, wall=0.1)
+    ask = lambda x: sandbox.call_function(source, "f", [((x,), {})], limits=short)[0].value
+    assert [ask(1), ask(1), ask(1.0), ask(True), ask(1.0)] == [[1], [1], [1.0], [True], [1.0]]
+    assert sandbox.runs == 3  # 1, 1.0 and True are three
+    assert ([ask(1), ask(10), ask(10)], sandbox.runs) == ([[1], None, None], 6)  # 1 was forgotten for True
+    again = pickle.loads(pickle.dumps(sandbox))
+    assert again.call_function(source, "f", [((1,), {})], limits=short)[0].value == [1]
+    assert (again.runs, sandbox.runs) == (7, 6)
+    with pytest.raises(ValueError, match="most must be at least 0"):
+        RememberingSandbox("process", most=-1)
 
 
 def test_a_lost_run_is_no_verdict_and_not_a_zero(monkeypatch):

@@ -5,6 +5,7 @@ import asyncio
 import importlib.util
 import os
 import pickle
+import random
 import sys
 import time
 from types import ModuleType, SimpleNamespace
@@ -19,7 +20,7 @@ from payoff.policies.turns import rollout_turns
 from payoff.tasks.turns.dialogue import Dialogue, outcome_of, turn_dense
 from payoff.tasks.turns.gymnasium_text import GymnasiumTextTask
 from payoff.tasks.turns.processes import DeadlineError, EnvironmentDiedError, InProcess
-from payoff.tasks.turns.text_world import Game, InformEpisode, LogicEpisode, TextWorldTask, described
+from payoff.tasks.turns.text_world import Game, InformEpisode, LogicEpisode, TerseEpisode, TextWorldTask, described, in_signs
 from payoff.tasks.turns.verifiers_environments import AskedEpisode, VerifiersTask
 from payoff.trajectories import StopReason
 
@@ -41,6 +42,26 @@ def test_a_state_is_told_in_plain_words_in_an_order_of_its_own():
     told = "You are in the kitchen. Here: box (closed), shelf (with key). Exits: east through the hatch (locked). You carry: f_0.\n"
     assert described(facts, names) == told
     assert described(facts[::-1], names) == told
+
+
+def test_a_state_is_told_in_signs_in_an_order_of_its_own():
+    sign = {"r_0": "1", "r_1": "2", "c_0": "A", "s_0": "C", "c_1": "B", "d_0": "D", "o_0": "b", "o_1": "a", "k_0": "c", "f_0": "d"}
+    facts = [
+        *(fact("at", "P", "r_0"), fact("at", "c_0", "r_0"), fact("at", "s_0", "r_0"), fact("at", "c_1", "r_1")),
+        *(fact("in", "o_0", "c_0"), fact("open", "c_0"), fact("on", "o_1", "s_0"), fact("in", "f_0", "I"), fact("in", "k_0", "I")),
+        *(fact("east_of", "r_1", "r_0"), fact("west_of", "r_0", "r_1"), fact("link", "r_0", "d_0", "r_1"), fact("locked", "d_0")),
+    ]
+    # Room 1: A is open with b in it, a lies on C; through D, which is locked, to room 2; c and d are carried.
+    assert in_signs(facts, sign) == in_signs(facts[::-1], sign) == "1A:bCa>2D#@cd;"
+    closed = [fact("closed", "c_0") if f.name == "open" else f for f in facts] + [fact("at", "o_9", "r_0")]
+    assert in_signs(closed, sign | {"o_9": "e"}) == "1eA.Ca>2D#@cd;"  # what is in a closed thing is not seen
+
+
+def test_what_makes_a_quest_impossible_is_paid_nothing():
+    episode = LogicEpisode.__new__(LogicEpisode)
+    episode.pays, episode._nearest, episode.commands = "progress", 3, lambda: {"eat carrot": SimpleNamespace(name="eat")}
+    episode.progress = SimpleNamespace(update=lambda action: None, completed=False, failed=True, winning_policy=None)
+    assert episode.respond("eat carrot") == Response("You have lost.\n", 0.0, StopReason.finished)
 
 
 def test_sizes_that_are_not_there_are_refused():
@@ -76,6 +97,33 @@ def test_games_are_made_on_the_spot_and_their_walkthrough_wins_in_both_views(tmp
         assert answers[-1].stop is StopReason.finished
         assert episode.outcome == 1.0
     assert len(list(tmp_path.glob("*.z8"))) == 1
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(not HAS_TEXTWORLD, reason="textworld is not installed")
+def test_signs_are_other_words_for_the_same_games_and_the_way_wins_from_wherever_a_game_has_come():
+    draw = random.Random(0)
+    for seed in range(12):
+        start = TextWorldTask(rooms=3, objects=4, quest=3, view="terse", pays="progress").start(seed)
+        assert start.fields["prompt"].startswith("".join(start.fields["solution"]) + ";")
+        signs, words = start.environment.begin(), LogicEpisode(Game(seed, 3, 4, 3), "progress", False)
+        assert isinstance(signs, TerseEpisode)
+        assert signs.respond(">0") == Response("!;", 0.0, None)
+        for _ in range(8):
+            of_words = {action: said for said, action in words.commands().items()}
+            admitted = {said: of_words[action] for said, action in signs.commands().items()}
+            assert {len(said) for said in admitted} == {2}
+            assert len(admitted) == sum(not said.startswith(("look", "inventory", "examine")) for said in of_words.values())
+            command = draw.choice(sorted(admitted))
+            told, plain = signs.branch().respond(command), words.respond(admitted[command])
+            assert told[1:] == signs.respond(command)[1:] == plain[1:]  # what was tried in a branch changed nothing here
+            assert set(signs.progress.state.facts) == set(words.progress.state.facts)
+            if plain.stop is not None:
+                break
+            assert [signs.branch().respond(turn).stop for turn in signs.way()[:1]] in ([None], [StopReason.finished])
+        else:
+            stops = [signs.respond(turn).stop for turn in signs.way()]
+            assert (stops[-1], signs.outcome) == (StopReason.finished, 1.0)
 
 
 # --- gymnasium

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,8 +45,9 @@ class TurnCritics(nn.Module):
 
     size:     of a state; None: that of the policy, of which a run hands over a copy to ask
     by:       the channel whose payments within a turn are r_k
-    fresh:    draws a~: given the states [n, D] that past turns were written in, the states [n, D] behind new turns there by the
-              policy as it is. None: the recorded turn is a~, so V is of the policies that filled the memory: keep `capacity` small
+    fresh:    where a~ comes from. None: the recorded turn is a~, so V is of the policies that filled the memory: keep `capacity`
+              small. "batch": V is fitted on the turns of the newest batch alone, which the policy as it is wrote, and Q on all
+              that are kept. A function: given the states [n, D] that past turns were written in, those behind new turns there
     hidden:   units of a layer of each critic, 0: linear
     updates:  steps of Adam for each batch, each on `batch_size` turns drawn from the last `capacity` episodes, before it is paid
     warm_up:  batches at first for which everything is paid 0, so that only the critics learn
@@ -75,7 +76,7 @@ class TurnCritics(nn.Module):
         policy: Any = None,
         size: int | None = None,
         by: str = "correct",
-        fresh: Fresh | None = None,
+        fresh: Fresh | Literal["batch"] | None = None,
         discount: float = 0.9,
         follow: float = 0.1,
         hidden: int = 256,
@@ -143,7 +144,8 @@ class TurnCritics(nn.Module):
         rewards_kept = torch.cat([reward for _, reward, _ in self.kept])
         if not len(rewards_kept):
             return {"archer/q": None, "archer/v": None, "archer/turns": 0.0}
-        losses = torch.tensor([self._step(memory, rewards_kept) for _ in range(self.updates)], dtype=torch.float64).mean(0).tolist()
+        steps = [self._step(memory, rewards_kept, turns) for _ in range(self.updates)]
+        losses = torch.tensor(steps, dtype=torch.float64).mean(0).tolist()
         return {"archer/q": losses[0], "archer/v": losses[1], "archer/turns": float(len(rewards_kept))}
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -158,11 +160,11 @@ class TurnCritics(nn.Module):
         self.batches = state["batches"]
         self.kept = [(Turns(*turns), reward, episodes) for turns, reward, episodes in state["kept"]]
 
-    def _step(self, turns: Turns, reward: Tensor) -> tuple[float, float]:
+    def _step(self, turns: Turns, reward: Tensor, newest: Turns) -> tuple[float, float]:
         """One step on turns drawn from memory, each as likely: squared errors of both twins, then the targets follow."""
         some = torch.randint(len(reward), (self.batch_size,), generator=self.rng).to(reward.device)
         state, acted, next_state, paid = turns.before[some], turns.after[some], turns.later[some], reward[some]
-        redrawn = acted if self.fresh is None else self.fresh(state)
+        written, redrawn = self._redrawn(state, acted, newest)
         goes_on = (~turns.over[some]).to(state)
         losses = {"q": torch.zeros((), device=state.device), "v": torch.zeros((), device=state.device)}
         with torch.enable_grad():
@@ -171,7 +173,8 @@ class TurnCritics(nn.Module):
                     wanted_q = paid + self.discount * goes_on * self.targets[f"v{twin}"](next_state)[:, 0]
                     wanted_v = self.targets[f"q{twin}"](redrawn.to(state))[:, 0]
                 losses["q"] = losses["q"] + mse_loss(self.critics[f"q{twin}"](acted)[:, 0], wanted_q)
-                losses["v"] = losses["v"] + mse_loss(self.critics[f"v{twin}"](state)[:, 0], wanted_v)
+                if len(written):  # else nobody wrote anything, and V stays as it is
+                    losses["v"] = losses["v"] + mse_loss(self.critics[f"v{twin}"](written)[:, 0], wanted_v)
             self.optimiser.zero_grad(set_to_none=True)
             (losses["q"] + losses["v"]).backward()
             if self.gradient_clip:
@@ -180,6 +183,17 @@ class TurnCritics(nn.Module):
         with torch.no_grad():
             torch._foreach_lerp_(list(self.targets.parameters()), list(self.critics.parameters()), self.follow)
         return float(losses["q"].detach()), float(losses["v"].detach())
+
+    def _redrawn(self, state: Tensor, acted: Tensor, newest: Turns) -> tuple[Tensor, Tensor]:
+        """States, and those behind turns that were written there, which V is fitted on."""
+        if self.fresh is None:
+            return state, acted
+        if callable(self.fresh):
+            return state, self.fresh(state)
+        if not len(newest.row):
+            return state[:0], acted[:0]
+        some = torch.randint(len(newest.row), (self.batch_size,), generator=self.rng).to(state.device)
+        return newest.before[some], newest.after[some]
 
     def _states(self, traj: Trajectories) -> Float[Tensor, "N T1 D"]:
         states = traj.extras.get(self.of)

@@ -26,8 +26,9 @@ class ReferenceLikelihood(nn.Module):
     same expected gradient. It vanishes with the length of the reference, as the sampled reward does; the logarithms do not.
 
     policy: who is asked, frozen as it is given: its `tokenizer` must write the reference. A run hands over a copy of the policy as
-            it starts; where the paper asks the policy that is trained, the gradient through the reward (for "log" that of learning
-            the reference by heart) is a term of its own, and is left out here. None: the row's own "reference_logp", a list of l_j
+            it starts. None: the row's own "reference_logp", a list of l_j, as the sampler `likelihood-rewards` notes it of the
+            policy as it is (as in the paper). The gradient through such a reward, for "log" that of learning it by heart,
+            is a term of its own: the replay of that name and the credit `reward-gradient`
     keep:   the reasoning is all "but the last step", whose place the reference takes, or "all" that was written
     lead:   text before the reference that leads up to it and is not scored, such as "Answer: "
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple
 
+from payoff.sandbox.plain import same
+
 
 class Whole(NamedTuple):
     """A right function: its name, its source, and inputs; the first two are shown to whoever repairs it, all are tested."""
@@ -113,12 +115,13 @@ _SWAPS: dict[type, tuple[type, ...]] = {
 
 
 class Broken(NamedTuple):
-    """A file with one fault. expected: what the right function gives for each of its inputs."""
+    """A file with one fault. expected: what the right function gives for each of its inputs; failing: on how many it errs."""
 
     whole: Whole
     source: str
     line: int  # of the fault, from 1
     expected: tuple[Any, ...]
+    failing: int
 
     @property
     def right_line(self) -> str:
@@ -136,21 +139,25 @@ def broken(seed: int) -> Broken:
     draw = random.Random(f"turns-repair {seed}")
     whole = draw.choice(WHOLE)
     expected, found = _faults(whole.name)
-    source = draw.choice(found)
+    source, failing = draw.choice(found)
     pairs = zip(source.splitlines(), whole.source.splitlines(), strict=True)
     line = next(number for number, (a, b) in enumerate(pairs, 1) if a != b)
-    return Broken(whole, source, line, expected)
+    return Broken(whole, source, line, expected, failing)
 
 
 @cache
-def _faults(name: str) -> tuple[tuple[Any, ...], list[str]]:
-    """What the right function gives, and every variant of it that gives something else somewhere."""
+def _faults(name: str) -> tuple[tuple[Any, ...], list[tuple[str, int]]]:
+    """What the right function gives, and every variant of it that gives something else somewhere, with how often it errs."""
     whole = next(whole for whole in WHOLE if whole.name == name)
-    expected = tuple(_outcomes(whole.source, whole))
-    return expected, [s for s in dict.fromkeys(_variants(whole.source)) if tuple(_outcomes(s, whole)) != expected]
+    expected, found = tuple(_outcomes(whole.source, whole)), []
+    for source in dict.fromkeys(variants(whole.source)):
+        given = tuple(_outcomes(source, whole))
+        if given != expected:
+            found.append((source, sum(not same(a, b) for a, b in zip(given, expected, strict=True))))
+    return expected, found
 
 
-def _variants(source: str) -> Iterator[str]:
+def variants(source: str) -> Iterator[str]:
     """The source with one place changed, in an order that depends on nothing else."""
     tree = ast.parse(source)
     for index, node in enumerate(ast.walk(tree)):

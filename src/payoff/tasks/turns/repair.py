@@ -13,6 +13,7 @@ from payoff.sandbox.plain import same
 from payoff.sandbox.results import Limits
 from payoff.tasks.turns.broken_files import Broken, broken
 from payoff.tasks.turns.dialogue import Dialogue, SeededDialogues
+from payoff.tasks.turns.remembering import RememberingSandbox
 from payoff.trajectories import StopReason
 
 VISIBLE = 2  # inputs that the policy may try
@@ -23,11 +24,11 @@ _LONGEST = 300  # characters of a line
 class RepairEpisode:
     """One file. Expected values stay in this process: the sandbox is given the code and the inputs, and says what comes out."""
 
-    def __init__(self, fault: Broken, pays: str, isolation: str, seconds: float | int) -> None:
+    def __init__(self, fault: Broken, pays: str, sandbox: Sandbox | RememberingSandbox, seconds: float | int) -> None:
         self.fault, self.pays = fault, pays
         self.lines = fault.source.splitlines()
-        self.sandbox, self.limits = Sandbox(isolation), Limits(cpu=seconds, wall=seconds)
-        self.outcome = 0.0
+        self.sandbox, self.limits = sandbox, Limits(cpu=seconds, wall=seconds)
+        self.outcome, self._most = 0.0, len(fault.expected) - fault.failing
 
     def respond(self, action: str) -> Response:
         """`show`, `run`, `line N: CODE` or `submit`; what is none of these is told so."""
@@ -44,7 +45,8 @@ class RepairEpisode:
         edit = _EDIT.fullmatch(said)
         if edit is None:
             return Response("Error: write `show`, `run`, `line N: CODE` or `submit`\n", 0.0, None)
-        return Response(self._edit(int(edit[1]), edit[2]), 0.0, None)
+        told = self._edit(int(edit[1]), edit[2])
+        return Response(told, self._progress() if self.pays == "progress" else 0.0, None)
 
     def snapshot(self) -> None:
         """None: an episode comes back by repeating its turns."""
@@ -59,6 +61,12 @@ class RepairEpisode:
             code = old[: len(old) - len(old.lstrip())] + code
         self.lines[number - 1] = code
         return f"{number}: {code}\n"
+
+    def _progress(self) -> float:
+        """1 where more of the hidden tests pass than ever before."""
+        passed = sum(self._passed(len(self.fault.expected)))
+        before, self._most = self._most, max(self._most, passed)
+        return float(passed > before)
 
     def _examples(self) -> str:
         results = self._results(VISIBLE)
@@ -99,11 +107,13 @@ class RepairTask(SeededDialogues):
     """A Python function with one fault, to be found and put right in turns; hidden tests in the sandbox say whether it is.
 
     pays:      what the environment pays for at `submit`: "tests", the hidden tests, or "examples", the two inputs that `run` tries.
-               The truth is the hidden tests either way: with "examples" a special case for the two inputs is paid and worth nothing
+               "progress" pays 1 as "tests" does, and 1 for every edit after which more hidden tests pass than ever before.
+               The truth is the hidden tests always; with "examples" a special case for the two inputs is paid and worth nothing
     turns:     at most
     isolation: the sandbox's level, see docs/sandbox.md
     seconds:   of processor and clock for one run
-    together:  runs at a time
+    together:  runs at a time; 0: one after another, and then a run repeats bit for bit on a CPU
+    remember:  of so many different runs it is told again what came of them: right for code that draws no random numbers
     seeds:     how many files there are to train on (0: no limit); held-out ones are others, of the same few functions
 
     A turn is one line: `show`, `run`, `line N: CODE` or `submit`. An episode that is not submitted is worth 0. Expected values
@@ -129,27 +139,32 @@ class RepairTask(SeededDialogues):
     def __init__(
         self,
         *,
-        pays: Literal["tests", "examples"] = "tests",
+        pays: Literal["tests", "examples", "progress"] = "tests",
         turns: int = 6,
         isolation: str = "strict",
         seconds: float | int = 5,
         together: int = 4,
+        remember: int = 0,
         seeds: int = 0,
     ) -> None:
-        if pays not in ("tests", "examples"):
-            raise ValueError(f'turns-repair: pays must be "tests" or "examples", got {pays!r}')
-        Sandbox(isolation)
-        self.pays, self.turns, self.isolation, self.seconds = pays, turns, isolation, seconds
+        if pays not in ("tests", "examples", "progress"):
+            raise ValueError(f'turns-repair: pays must be "tests", "examples" or "progress", got {pays!r}')
+        self.pays, self.turns, self.seconds = pays, turns, seconds
+        self.sandbox = RememberingSandbox(isolation, most=remember)
         self.together, self.seeds = together, seeds
 
     def start(self, seed: int) -> Start:
-        """The start of this seed. fields: prompt, reference (the right file), solution (turns that repair it), seed."""
+        """The start of this seed. fields: prompt, reference (the right file), solution (turns that repair it), events, seed.
+
+        events: how often the environment pays at most, for `turn-dense`: at `submit`, and with "progress" for each failing test
+        """
         fault = broken(seed)
         prompt = (
             "Put this file right. A turn is one line: "
             "`show`, `run` (tries examples), `line N: CODE` (replaces a line) or `submit`.\n" + numbered(fault.source.splitlines())
         )
         solution = [f"line {fault.line}: {fault.right_line}\n", "submit\n"]
-        fields = {"prompt": prompt, "reference": fault.whole.source, "solution": solution, "seed": seed}
-        episode = partial(RepairEpisode, fault, self.pays, self.isolation, self.seconds)
+        events = 1 + (fault.failing if self.pays == "progress" else 0)
+        fields = {"prompt": prompt, "reference": fault.whole.source, "solution": solution, "events": events, "seed": seed}
+        episode = partial(RepairEpisode, fault, self.pays, self.sandbox, self.seconds)
         return Start(f"turns-repair:{seed}", fields, Dialogue(episode, turns=self.turns, concurrency=self.together))

@@ -18,6 +18,7 @@ from payoff.pipeline import Response, Start
 from payoff.sandbox.handle import Sandbox
 from payoff.sandbox.results import Limits
 from payoff.tasks.turns.dialogue import Dialogue, SeededDialogues
+from payoff.tasks.turns.remembering import RememberingSandbox
 from payoff.tasks.turns.tool_library import TOOLS
 from payoff.trajectories import StopReason
 
@@ -83,9 +84,9 @@ def _tagged(text: str) -> Call:
 class ToolEpisode:
     """One question with its tools. A failed call is told as the tool's error; the sandbox's own failure raises."""
 
-    def __init__(self, reference: str, tools: Sequence[str], isolation: str, seconds: float | int) -> None:
+    def __init__(self, reference: str, tools: Sequence[str], sandbox: Sandbox | RememberingSandbox, seconds: float | int) -> None:
         self.reference, self.tools = reference, tools
-        self.sandbox, self.limits = Sandbox(isolation), Limits(cpu=seconds, wall=seconds)
+        self.sandbox, self.limits = sandbox, Limits(cpu=seconds, wall=seconds)
         self.outcome = 0.0
 
     def respond(self, action: str) -> Response:
@@ -130,7 +131,8 @@ class ToolTask(SeededDialogues):
     turns:     at most
     isolation: the sandbox's level, see docs/sandbox.md
     seconds:   of processor and clock for one call; a call that takes longer is told as an error
-    together:  calls that run at a time
+    together:  calls that run at a time; 0: one after another, and then a run repeats bit for bit on a CPU
+    remember:  of so many different calls it is told again what they gave, without another run; the tools always give the same
     seeds:     how many questions there are to train on (0: no limit); held-out ones are others
 
     A turn is one line, `call: gcd(84, 36)` or `answer: 12`; a call may also stand between <tool_call> tags as JSON. The environment
@@ -155,13 +157,13 @@ class ToolTask(SeededDialogues):
         isolation: str = "strict",
         seconds: float | int = 5,
         together: int = 4,
+        remember: int = 0,
         seeds: int = 0,
     ) -> None:
         unknown = sorted(set(kinds or ()) - set(KINDS))
         if unknown or (kinds is not None and not kinds):
             raise ValueError(f"turns-tools: kinds must be of {sorted(KINDS)}, got {unknown or []}")
-        Sandbox(isolation)
-        self.kinds, self.turns, self.isolation = sorted(kinds or KINDS), turns, isolation
+        self.kinds, self.turns, self.sandbox = sorted(kinds or KINDS), turns, RememberingSandbox(isolation, most=remember)
         self.seconds, self.together, self.seeds = seconds, together, seeds
 
     def start(self, seed: int) -> Start:
@@ -174,10 +176,9 @@ class ToolTask(SeededDialogues):
             arguments = make(value)
             value = TOOLS[name](*arguments)
             lines.append(f"call: {name}({', '.join(map(repr, arguments))})\n")
-        told = "\n".join(f"{name}{inspect.signature(tool)}: {tool.__doc__}" for name, tool in TOOLS.items())
-        prompt = f"Tools:\n{told}\nOne line a turn: `call: NAME(ARGUMENT, ...)` or `answer: ANSWER`.\n{question}\n"
+        prompt = f"{_told()}{question}\n"
         fields = {"prompt": prompt, "reference": str(value), "solution": [*lines, f"answer: {value}\n"], "kind": kind, "seed": seed}
-        episode = partial(ToolEpisode, str(value), tuple(TOOLS), self.isolation, self.seconds)
+        episode = partial(ToolEpisode, str(value), tuple(TOOLS), self.sandbox, self.seconds)
         ends = ("\n", "</tool_call>")
         return Start(f"turns-tools:{seed}", fields, Dialogue(episode, turns=self.turns, ends=ends, concurrency=self.together))
 
@@ -239,6 +240,13 @@ KINDS: dict[str, Callable[[random.Random], Question]] = {
     "days-in-base": _days_in_base,
     "checksum": _checksum,
 }
+
+
+@cache
+def _told() -> str:
+    """What every prompt begins with: the tools, and how a turn is written."""
+    told = "\n".join(f"{name}{inspect.signature(tool)}: {tool.__doc__}" for name, tool in TOOLS.items())
+    return f"Tools:\n{told}\nOne line a turn: `call: NAME(ARGUMENT, ...)` or `answer: ANSWER`.\n"
 
 
 @cache
