@@ -4,8 +4,8 @@ Each gets an outcome reward [N, T] with NaN in all padding through the credit it
 weight written out for every action, zeros in padding; and once more from the reward on, credit included. Beside it stand
 
 - four plain copies of the [N, T] tensors that it works on: the reward, where the policy acted, and what `READS` names; twice, as
-  most of their time goes into the system's handing out fresh memory: with memory that is used again, where only work is compared,
-  and once more as a process has it by default;
+  most of their time goes into the system's handing out fresh memory: as a process has it by default, which is the first column, and
+  in all others with memory that is used again, where only work is compared;
 - the floor: four copies, or just those sorts, running sums, scatters into steps, maskings and exponentials of [N, T] that the
   formula asks for however it is written (`FLOORS`), each timed alone on such tensors; whichever takes longer;
 - verl's estimator of that kind on the same numbers, results compared first, where verl has one that does not loop over rollouts
@@ -146,8 +146,8 @@ def main() -> None:
     lines = [
         title,
         "",
-        "| advantage | alone, ms | four copies | alone / four copies | fresh | floor | alone / floor | with credit | verl "
-        "| with / verl |",
+        "| advantage | alone / four copies | used again: alone, ms | four copies | alone / four copies | floor | alone / floor "
+        "| with credit | verl | with / verl |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     print("\n".join(lines))
@@ -277,9 +277,9 @@ def row(
     best = timed(contenders, rounds, once=["verl"] if looping else [])
     floor = max(best["copies"], sum(floors[operation] for operation in FLOORS.get(name, ())))
     alone, copies = best["alone"], best["copies"]
-    numbers = [alone * 1e3, copies * 1e3, alone / copies, fresh, floor * 1e3, alone / floor]
+    numbers = [fresh, alone * 1e3, copies * 1e3, alone / copies, floor * 1e3, alone / floor]
     numbers += [best["whole"] * 1e3, *([best["verl"] * 1e3, best["whole"] / best["verl"]] if "verl" in best else [])]
-    cells = [f"{x:.2f}" if place in (2, 3, 5, 8) else f"{x:.0f}" for place, x in enumerate(numbers)]
+    cells = [f"{x:.2f}" if place in (0, 3, 5, 8) else f"{x:.0f}" for place, x in enumerate(numbers)]
     return f"| {name} | " + " | ".join([*cells, "", ""][:9]) + " |"
 
 

@@ -76,3 +76,13 @@ def test_a_batch_without_reward_stays_zero():
     channel, traj = tokens([[0.0, 0.0], [0.0]], [0, 0])
     for eps in (0.0, 1e-6):
         assert unit_return(channel, traj, eps=eps).value.abs().max() == 0
+
+
+def test_the_largest_return_may_lie_inside_a_rollout_and_is_each_batchs_own():
+    channel, traj = tokens([[1.0, -9.0, 3.0], [4.0, -4.0, 4.0], [2.0, -3.0, 2.0]], [0, 0, 1])
+    traj = traj.replace(extras={"batch": torch.tensor([0, 0, 1])})  # returns -5, -6, 3 and 4, 0, 4, and 1, -1, 2
+    largest = torch.tensor([[6.0], [6.0], [2.0]])
+    torch.testing.assert_close(unit_return(channel, traj, eps=0.0).value, channel.value / largest)
+    traj.mask[0, 1] = False  # another wrote where it is -6
+    largest = torch.tensor([[5.0], [5.0], [2.0]])
+    torch.testing.assert_close(unit_return(channel, traj, eps=0.0).value, channel.value / largest)

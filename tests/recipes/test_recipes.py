@@ -41,6 +41,7 @@ FEWER = {
     "multi-turn-agentic-recipe-repair": {"learn": partial(learn, starts=2, rollouts=2)},
 }  # constants of a recipe's module that would cost seconds
 LONG = {name for name, what in NEEDS.items() if what == "textworld"}  # to import it takes seconds; their parts have other tests
+LONG.add("multi-turn-agentic-recipe-repair")  # so do its files; it runs what the one of tools runs
 
 
 @pytest.mark.parametrize("name", names())

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-ENTRIES = 1 << 18  # worked on at a time, so that the temporaries of a large batch stay in the cache
+ENTRIES = 1 << 19  # worked on at a time, so that the temporaries of a large batch stay in the cache
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

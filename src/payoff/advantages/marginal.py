@@ -10,7 +10,7 @@ from payoff.sets import rank, sets, sums
 from payoff.trajectories import Channel, Trajectories, at_start, constant
 
 
-@method("likelihood-rewards", kind="advantage", sees="group")
+@method("likelihood-rewards", kind="advantage", paper="arXiv:2602.03979", sees="group")
 def without_it(channel: Channel, traj: Trajectories) -> Channel:
     """What the log of the group's mean likelihood would lose without the rollout (JEPO, in Likelihood-Based Reward Designs).
 

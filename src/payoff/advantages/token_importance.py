@@ -58,9 +58,9 @@ def token_importance(
     counts = known if same(traj.own, traj.exists) else both(known, traj.own)
 
     def share(rows: slice) -> Float[Tensor, "n T"]:
-        return looks(rows).sub_(threshold).mul_(1 / (1 - threshold)).clamp_(min=0).to(advantage.dtype)
+        return looks(rows).sub_(threshold).clamp_(min=0).to(advantage.dtype)
 
-    value = weighed(channel.value, share, counts)
+    value = weighed(channel.value / (1 - threshold), share, counts)
     if side == "both":
         return Channel(value, channel.valid, channel.reasons)
     kept = known & (advantage > 0 if side == "positive" else advantage < 0)
@@ -68,7 +68,7 @@ def token_importance(
 
 
 def looks_right(where: str, channel: Channel, traj: Trajectories, scores: str) -> Callable[[slice], Float[Tensor, "n T"]]:
-    """c_t of these rows where their advantage is positive, 1 - c_t where it is negative, 1/2 where it is 0; at own actions.
+    """c_t of these rows where their advantage is positive, 1 - c_t where it is negative, 1/2 where it is 0; elsewhere anything.
 
     In at least single precision, without gradient. Raises ValueError, as `where`, without scores [N, T].
     """
@@ -83,8 +83,10 @@ def looks_right(where: str, channel: Channel, traj: Trajectories, scores: str) -
     sign = torch.where(channel.valid, channel.value.detach(), 0).sign().to(dtype)
 
     def looks(rows: slice) -> Float[Tensor, "n T"]:
-        seen = position if first else traj.own[rows].cumsum(1).clamp_(min=1)
-        so_far = clean(w[rows].detach().to(dtype), traj.own[rows]).cumsum_(1).div_(seen)
+        own = traj.own[rows]
+        # Beyond the first actions there are none, and what lies there is in no sum that counts.
+        so_far = (w[rows] if first else clean(w[rows], own)).detach().cumsum(1, dtype=dtype)
+        so_far.div_(position if first else own.cumsum(1).clamp_(min=1))
         return so_far.mul_(sign[rows]).sigmoid_()  # 1 - sigmoid(x) is sigmoid(-x)
 
     return looks

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from payoff.advantages.actions import known_positions, row_counts
-from payoff.advantages.arrays import ascending_, both, clean, ranks, same, weighed
+from payoff.advantages.arrays import ascending_, both, keep_, ranks, same, weighed
 from payoff.advantages.token_importance import looks_right
 from payoff.catalogue import method
 from payoff.trajectories import Channel, Trajectories
@@ -59,18 +59,22 @@ def top_tokens(
     counts = known if same(traj.own, traj.exists) else both(known, traj.own)
     k = (share * row_counts(traj.own).double() + 1e-9).floor().long().clamp(min=1)[:, None]
     place = (traj.width - k).clamp(min=0)
+    edges = torch.cat([(place - 1).clamp(min=0), place], 1)
 
     def weight(rows: slice) -> Float[Tensor, "n T"]:
         own, wanted = traj.own[rows], k[rows]
-        p = clean(looks(rows), own)  # 0 comes last: at own actions p is more
+        p = keep_(looks(rows), own)  # 0 comes last: at own actions p is more
         ordered = ascending_(ranks(p.clone())).view(p.dtype)
-        least, greatest = ordered.gather(1, place[rows]), ordered[:, -1:]
-        alike = (greatest - least < _NARROWEST).squeeze(1).nonzero().squeeze(1)
-        # What is not among the largest is below the least of them, and so is what has the weight 0 among them.
-        found = (p - least).div_((greatest - least).clamp_(min=_NARROWEST)).clamp_(min=0)
-        if len(alike):
-            level = own[alike] & (p[alike] >= least[alike])
-            found[alike] = (level & (level.cumsum(1) <= wanted[alike])).to(p.dtype)
+        (below, least), greatest = ordered.gather(1, edges[rows]).split(1, 1), ordered[:, -1:]
+        alike = greatest - least < _NARROWEST
+        # What is not among the largest is below the least of them, and so is what has the weight 0 among them; where they are
+        # alike none of them has, and what is below the least is at most the number before it.
+        zero = torch.where(alike, least.nextafter(least.new_tensor(-1)), least)
+        found = p.sub_(zero).div_(torch.where(alike, least, greatest) - zero).clamp_(0, 1)
+        crowded = (alike & (below == least) & (wanted < traj.width)).squeeze(1).nonzero().squeeze(1)
+        if len(crowded):
+            level = own[crowded] & (found[crowded] == 1)
+            found[crowded] = (level & (level.cumsum(1) <= wanted[crowded])).to(p.dtype)
         return found.to(channel.value.dtype)
 
     value = weighed(channel.value, weight, counts)

@@ -16,7 +16,7 @@ Form = Literal["log", "mean-log", "probability", "mean-probability"]
 _ROWS = 64  # asked of the policy at a time
 
 
-@method("likelihood-rewards", kind="signal")
+@method("likelihood-rewards", kind="signal", paper="arXiv:2602.03979")
 class ReferenceLikelihood(nn.Module):
     """Pay at the end how likely the reference answer is after the rollout's reasoning, channel "likelihood".
 
