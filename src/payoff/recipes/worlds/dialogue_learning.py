@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from payoff.losses.aggregation import token_mean
 from payoff.losses.policy_gradient import ppo_clip
 from payoff.losses.value import value_loss
+from payoff.pipeline import Start
 from payoff.policies.lm import LanguageModel
 from payoff.trajectories import Channel, Trajectories, outcome
 
@@ -94,20 +95,24 @@ def learn(
     starts: int = 8,
     rollouts: int = 8,
     learning_rate: float = 1e-3,
+    sample: Callable[[LanguageModel, Sequence[Start], torch.Generator], Trajectories] | None = None,
 ) -> Learned:
     """Train by `ppo-clip` on the weights that `target` gives every batch of rollouts, until so many tokens have been written.
 
     task:   gives `starts(n, rng)` and `truth(traj)`, 1 where a rollout is right
     policy: is trained itself, so hand in a copy
     target: or weights and returns, for a policy with a critic, whose values the rollouts then carry: half of `value` is added
+    sample: in place of so many rollouts of every start; tokens that rows share count once, and rows that branch off others are
+            trained on and not counted among the right or wrong ones
     Raises RuntimeError, with the reason, where the truth of a rollout is not known.
     """
     rng = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     spent, history = 0, []
     while spent < tokens:
+        asked = task.starts(starts, rng)
         with torch.no_grad():
-            traj = policy.rollout(task.starts(starts, rng), rollouts, rng)
+            traj = policy.rollout(asked, rollouts, rng) if sample is None else sample(policy, asked, rng)
             if "values" in policy.offers:
                 traj = traj.replace(extras={**traj.extras, "values": policy.evaluate(traj, _VALUES).more["values"]})
         written = int(traj.own.sum())
@@ -115,11 +120,12 @@ def learn(
         right, known = outcome(truth, traj)
         if not bool(known.all()):
             raise RuntimeError(f"the truth of a rollout is not known: {next(iter(truth.reasons.values()), 'no reason was given')}")
+        trunk = torch.ones_like(known) if traj.parent is None else traj.parent < 0  # the policy's own mixture
         given = target(traj)
         weights, returns = (given, None) if isinstance(given, Channel) else given
         silent = 1.0 - float((torch.where(traj.own, weights.value.abs(), 0).sum(1) > 0).double().mean())
-        turns = float((traj.step.max(1).values + 1).double().mean())
-        history.append((spent, min(written, tokens - spent), float(right.double().mean()), turns, silent))
+        turns = float((traj.step.max(1).values + 1)[trunk].double().mean())
+        history.append((spent, min(written, tokens - spent), float(right[trunk].double().mean()), turns, silent))
         spent += written
         optimiser.zero_grad()
         evaluation = policy.evaluate(traj, _VALUES & policy.offers)

@@ -1,32 +1,30 @@
 """Search in turns with a small transformer that has seen scripted searches: one policy to begin with, and one budget of tokens.
 
 The questions, the environment, the rollouts and the exact belief are those of `turns-search`; what is made here is the policy at
-first, by supervised learning of turns that a scripted searcher took, and the loop, which stops at a number of generated tokens.
+first, by supervised learning of turns that a scripted searcher took.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from payoff.losses.aggregation import token_mean
-from payoff.losses.policy_gradient import ppo_clip
-from payoff.losses.value import value_loss
+from payoff.pipeline import Start
 from payoff.policies.embedded import transformer
 from payoff.policies.lm import LanguageModel
+from payoff.recipes.worlds import dialogue_learning
+from payoff.recipes.worlds.dialogue_learning import Learned, with_critic
 from payoff.tasks.turns.search import SearchTask
-from payoff.trajectories import Channel, Trajectories, outcome
+from payoff.trajectories import Channel, Trajectories
 
 ENTITIES, HOPS, TURNS = 4, 2, 4
 STARTS, ROLLOUTS = 8, 8
 USELESS, SKIPS = 0.3, 0.25  # how often the scripted searcher looks up what it was not asked for, and answers without having looked
-_VALUES = frozenset({"values"})
 _LETTERS, _ALPHABET = "abcd", "abcd12?=!"
 SETTING = (
     f"Questions over {HOPS} hops among {ENTITIES} names, each with a knowledge base of its own, at most {TURNS} turns (the task "
@@ -84,11 +82,7 @@ def taught(steps: int = 300, *, critic: bool = False) -> LanguageModel:
     critic: with a head for values, which are 0 at first
     """
     policy = copy.deepcopy(_taught(steps))
-    if not critic:
-        return policy
-    return LanguageModel(
-        policy.model, policy.tokenizer, max_tokens=policy.max_tokens, stop=policy.stop, step_separator=None, critic=True
-    )
+    return with_critic(policy) if critic else policy
 
 
 def _scripted(searches: SearchTask, draw: random.Random) -> tuple[str, list[bool]]:
@@ -113,62 +107,16 @@ def _scripted(searches: SearchTask, draw: random.Random) -> tuple[str, list[bool
     return text, own
 
 
-class Learned(NamedTuple):
-    """What training came to.
-
-    success: right answers in the last quarter of the tokens; over: in all of them; turns: of a rollout, in the last quarter
-    silent:  share of rollouts none of whose actions had a weight, over all tokens
-    """
-
-    success: float
-    over: float
-    turns: float
-    silent: float
-
-
 def learn(
     target: Callable[[Trajectories], Channel | tuple[Channel, Channel]],
     seed: int,
     *,
     tokens: int,
     learning_rate: float = 1e-3,
-    sample: Callable[[LanguageModel, Any, torch.Generator], Trajectories] | None = None,
+    sample: Callable[[LanguageModel, Sequence[Start], torch.Generator], Trajectories] | None = None,
     policy: LanguageModel | None = None,
 ) -> Learned:
-    """Train by `ppo-clip` on the weights that `target` gives every batch of rollouts, until so many tokens have been written.
-
-    target: or weights and returns, for a policy with a critic, whose values the rollouts then carry: half of `value` is added
-    sample: (policy, starts, rng) -> rollouts, in place of eight of every start; tokens that rows share count once, and rows that
-            branch off others are trained on and not counted among the right or wrong ones
-    """
-    rng, questions = torch.Generator().manual_seed(seed), task()
+    """Train on these questions until so many tokens have been written: `dialogue_learning.learn`, which says what is what."""
     policy = taught() if policy is None else policy
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
-    spent, history = 0, []
-    while spent < tokens:
-        starts = questions.starts(STARTS, rng)
-        with torch.no_grad():
-            traj = policy.rollout(starts, ROLLOUTS, rng) if sample is None else sample(policy, starts, rng)
-        written = int(traj.own.sum())
-        trunk = torch.ones_like(traj.id, dtype=torch.bool) if traj.parent is None else traj.parent < 0  # the policy's own mixture
-        right = outcome(questions.truth(traj), traj)[0][trunk].double().mean()
-        turns = float((traj.step.max(1).values + 1)[trunk].double().mean())
-        if "values" in policy.offers:
-            with torch.no_grad():
-                traj = traj.replace(extras={"values": policy.evaluate(traj, _VALUES).more["values"]})
-        given = target(traj)
-        weights, returns = (given, None) if isinstance(given, Channel) else given
-        silent = 1.0 - float((torch.where(traj.own, weights.value.abs(), 0).sum(1) > 0).double().mean())
-        history.append((spent, min(written, tokens - spent), float(right), turns, silent))
-        spent += written
-        optimiser.zero_grad()
-        evaluation = policy.evaluate(traj, _VALUES & policy.offers)
-        terms = ppo_clip(evaluation, traj, weights).terms
-        if returns is not None:
-            terms = terms + value_loss(evaluation, traj, returns).terms / 2
-        (terms * token_mean(weights, traj)).sum().backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimiser.step()
-    late = [line for line in history if line[0] >= 0.75 * tokens] or history[-1:]
-    mean = lambda lines, place: sum(line[1] * line[place] for line in lines) / sum(line[1] for line in lines)
-    return Learned(mean(late, 2), mean(history, 2), mean(late, 3), mean(history, 4))
+    sizes = {"starts": STARTS, "rollouts": ROLLOUTS}
+    return dialogue_learning.learn(task(), policy, target, seed, tokens=tokens, learning_rate=learning_rate, sample=sample, **sizes)
