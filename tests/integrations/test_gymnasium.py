@@ -152,7 +152,11 @@ def test_paying_by_the_rollout_pays_what_paying_by_the_step_does():
 
 
 def test_a_wrapper_that_pays_by_the_rollout_owes_until_it_is_asked(monkeypatch):
-    at_once, late = (RewardWrapper(limited(3)(), shaped, pay=pay) for pay in ("step", "rollout"))
+    def taken(traj: Trajectories) -> Rewards:
+        return {"taken": Channel(traj.actions.reshape(-1, 1).float(), traj.exists)}
+
+    both = join({"taken": taken, "shaped": shaped})
+    at_once, late = (RewardWrapper(limited(3)(), both, pay=pay) for pay in ("step", "rollout"))
     for env in (at_once, late):
         env.reset(seed=0)
     action, paid = np.zeros((), dtype=int), []
