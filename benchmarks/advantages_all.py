@@ -22,7 +22,6 @@ import functools
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 import time
@@ -39,11 +38,12 @@ from payoff.advantages.arrays import ascending_, changes, clean, positions, rank
 from payoff.advantages.stretches import stretches
 from payoff.catalogue import find, index
 from payoff.credit.returns import lambda_return, return_to_go, total
+from payoff.made_pages import rewritten
 from payoff.pipeline import Transform
 from payoff.trajectories import Channel, Trajectories
 
 Contender = Callable[[], Any]
-MARKS = ("<!-- made by benchmarks/advantages_all.py -->", "<!-- end -->")
+MARK = "<!-- made by: python benchmarks/advantages_all.py --write docs/estimators.md -->"
 OF_PAYMENTS = ("token-rate-baseline", "step-rate-baseline", "prime-rloo", "prime-scale", "igpo")  # these come before the return
 BY_ACTION = (
     "capo",
@@ -155,11 +155,8 @@ def main() -> None:
         lines.append(row(name, channel, clean, traj, fresh[name], floors, options.rounds, options.loops))
         print(lines[-1], flush=True)
     if options.write is not None:
-        between = re.compile(f"({re.escape(MARKS[0])}\n).*?(\n{re.escape(MARKS[1])})", re.DOTALL)
-        page, found = between.subn(lambda match: match[1] + "\n".join(lines) + match[2], options.write.read_text())
-        if found != 1:
-            raise SystemExit(f"{options.write}: has no place for the table; it begins with {MARKS[0]} and ends with {MARKS[1]}")
-        options.write.write_text(page)
+        page = rewritten(options.write.read_text(encoding="utf-8"), "\n".join(lines), MARK)
+        options.write.write_text(page, encoding="utf-8")
 
 
 def batch(n: int, t: int, group: int, steps: int) -> tuple[Channel, Channel, Trajectories]:

@@ -5,7 +5,9 @@ thread each, in turn within one process, in seconds of that process. Of the wrap
 than without it, alternating, and the share of time spent inside it, which a busy machine disturbs less. PPO looks at rewards once
 a rollout, so the wrapper can pay by the rollout; SAC takes a gradient step after every step, beside which paying at once is little.
 
-    python benchmarks/control.py [--environment CartPole-v1] [--seconds 20]
+    python benchmarks/control.py [--environment CartPole-v1] [--seconds 20] [--write docs/control.md]
+
+`--write` puts the shares between the marks of that page.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -23,6 +26,7 @@ import torch
 
 from payoff.build import build
 from payoff.config import Loaded, RunFile
+from payoff.made_pages import rewritten
 from payoff.parts import Progress
 from payoff.pipeline import chain, join
 from payoff.shaping.potentials import StatePotential, potential_shaping
@@ -31,6 +35,7 @@ from payoff.signals.novelty import CountNovelty
 from payoff.update import update
 from payoff.yaml_marks import parse_yaml
 
+MARK = "<!-- made by: python benchmarks/control.py --write docs/control.md -->"
 LANES, STEPS = 8, 128
 # Environments side by side, epochs and the size of a minibatch: few optimiser steps, beside which a wrapper shows most, and as
 # many as SB3 takes if it is not told otherwise.
@@ -127,8 +132,8 @@ def sac(signal):
     return SAC("MlpPolicy", env, learning_starts=20, buffer_size=10_000, seed=0, device="cpu")
 
 
-def overhead(title: str, models: dict[str, Any], steps: int, seconds: float) -> None:
-    """Time per step with and without a wrapper that logs, alternating, `steps` at a time."""
+def overhead(title: str, models: dict[str, Any], steps: int, seconds: float) -> str:
+    """Time per step with and without a wrapper that logs, alternating, `steps` at a time; as a row of the page's table."""
     from payoff.integrations.sb3 import RewardLog, payer
 
     times: dict[str, list[float]] = {name: [] for name in models}
@@ -150,11 +155,20 @@ def overhead(title: str, models: dict[str, Any], steps: int, seconds: float) -> 
         ratio = statistics.median(a / b for a, b in zip(each, times["without"]))
         print(f"  {name:<32} {1e6 * statistics.median(each):6.1f} us/step  {100 * (ratio - 1):+5.1f} %")
     print(f"  ({1 / base:.0f} steps/s without)")
+    shares = dict.fromkeys(WAYS, "")
     for name, model in models.items():
         if name != "without":
             inside = Stopwatch(model)
             total = 2 * steps * statistics.fmean(seconds_per_step(partial(learn, model)) for _ in range(2))
-            print(f"  {name:<32} inside the wrapper: {100 * inside.seconds / (total - inside.seconds):4.1f} % of the rest")
+            shares[name] = f"{100 * inside.seconds / (total - inside.seconds):.1f} %"
+            print(f"  {name:<32} inside the wrapper: {shares[name]:>6} of the rest")
+    return f"| {title} | {' | '.join([f'{1e6 * base:,.0f} us', *list(shares.values())[1:]])} |"
+
+
+def table(rows: list[str]) -> str:
+    """The shares in every setting, for the page."""
+    columns = ["who trains", "a step without", *list(WAYS)[1:]]
+    return "\n".join(["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1), *rows])
 
 
 def ours(environment: str):
@@ -205,16 +219,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environment", default="Endless-v0", help="a gymnasium environment; default: episodes of 128 steps")
     parser.add_argument("--seconds", type=float, default=20.0, help="for each of the five parts")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the shares between the marks of this page")
     args = parser.parse_args()
+    rows = []
     torch.set_num_threads(1)
     gymnasium.register("Endless-v0", entry_point=Endless, max_episode_steps=STEPS)
     for size in (LEAN, DEFAULT, ALONE):
         ways = {name: way() for name, way in WAYS.items()}
         models = {name: sb3(args.environment, signal, 0, *how, size) for name, (signal, *how) in ways.items()}
-        title = f"SB3 PPO on {args.environment}, {size[0]} environment(s), {size[1]} epochs of minibatches of {size[2]}"
-        overhead(title, models, LANES * STEPS, args.seconds)
+        title = (
+            f"PPO on {args.environment}, {size[0]} environment{'s' * (size[0] > 1)}, {size[1]} epochs of minibatches of {size[2]}"
+        )
+        rows.append(overhead(title, models, LANES * STEPS, args.seconds))
     models = {name: sac(signal) for name, way in WAYS.items() for signal, pay, _ in [way()] if pay == "step"}
-    overhead("SB3 SAC on Pendulum-v1", models, 64, args.seconds)
+    rows.append(overhead("SAC on Pendulum-v1, 1 environment, a gradient step after every step", models, 64, args.seconds))
+    if args.write is not None:
+        args.write.write_text(rewritten(args.write.read_text(encoding="utf-8"), table(rows), MARK), encoding="utf-8")
     against_sb3(args.environment, args.seconds)
 
 

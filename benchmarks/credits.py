@@ -17,7 +17,6 @@ import functools
 import inspect
 import math
 import os
-import re
 import statistics
 import sys
 import time
@@ -33,6 +32,7 @@ from payoff.catalogue import find, index
 from payoff.credit.returns import total
 from payoff.losses.aggregation import token_mean
 from payoff.losses.policy_gradient import ppo_clip
+from payoff.made_pages import rewritten
 from payoff.parts import Parts, Progress, Settings
 from payoff.pipeline import Start, Term, weigh
 from payoff.policies.embedded import transformer
@@ -41,7 +41,7 @@ from payoff.trajectories import Channel, Rewards, Trajectories, per_step, place_
 from payoff.update import update
 
 Work = Callable[[], Any]
-MARKS = ("<!-- made by benchmarks/credits.py -->", "<!-- end -->")
+MARK = "<!-- made by: python benchmarks/credits.py --write docs/credit.md -->"
 CREDITS: Mapping[str, Mapping[str, Any]] = {}  # options, where the defaults will not do
 SHAPINGS: Mapping[str, Mapping[str, Any]] = {  # that look at steps or at the process
     "capo": {},
@@ -132,11 +132,8 @@ def main() -> None:
             lines.append(f"| {name} | {100 * score / whole:.1f} | {told} | {asks} |")
             print(lines[-1], flush=True)
     if options.write is not None:
-        between = re.compile(f"({re.escape(MARKS[0])}\n).*?(\n{re.escape(MARKS[1])})", re.DOTALL)
-        page, found = between.subn(lambda match: match[1] + "\n".join(lines) + match[2], options.write.read_text())
-        if found != 1:
-            raise SystemExit(f"{options.write}: has no place for the tables; it begins with {MARKS[0]} and ends with {MARKS[1]}")
-        options.write.write_text(page)
+        page = rewritten(options.write.read_text(encoding="utf-8"), "\n".join(lines), MARK)
+        options.write.write_text(page, encoding="utf-8")
     if over:
         raise SystemExit(f"above {options.most:g} % of a training step: {', '.join(over)}")
 
@@ -180,6 +177,7 @@ def batch(policy: LanguageModel, starts: int, rollouts: int) -> tuple[Trajectori
     logp = {"old": old, **{name: (old + 0.3 * torch.randn(n, t, generator=rng)).clamp(max=0) for name in named}}
     extras = {**more, "importance": uniform(n, t), "log_reward": uniform(n, t + 1), "potential": uniform(n, t + 1)}
     extras["reference_logp"] = -uniform(n, t + 1)
+    extras["reference"] = torch.arange(n) % 2 > 0
     said = [{**item, "reference_logp": [-0.5, -1.0, -0.1], "base_logp": [-0.7, -1.2, -0.3]} for item in traj.items]
     traj = traj.replace(logp=logp, extras=extras, items=said)
     steps = int(traj.step.max()) + 1

@@ -279,15 +279,10 @@ def paid_by_the_step():
     return weights_of(model)
 
 
-def paying_by_the_rollout_trains_to(weights: torch.Tensor, env) -> None:
+def trained(env):
     model = a2c(env)
     model.learn(96, callback=RewardLog())
-    torch.testing.assert_close(weights_of(model), weights, rtol=0, atol=1e-5)
-    assert set(model.rollout_buffer.paid) == {"environment", "potential"}
-    model.env.step(np.array([0, 0]))
-    with pytest.raises(ValueError, match="evaluate on another one"):
-        model.learn(32, reset_num_timesteps=False)
-    model.env.close()
+    return model
 
 
 def each_apart():
@@ -299,7 +294,12 @@ def each_apart():
 
 @pytest.mark.parametrize("environments", [lambda: RewardVecEnv(clocks(), RAMP, pay="rollout"), each_wrapped, each_apart])
 def test_paying_by_the_rollout_trains_to_the_same_weights(environments, paid_by_the_step):
-    paying_by_the_rollout_trains_to(paid_by_the_step, environments())
+    model = trained(environments())
+    torch.testing.assert_close(weights_of(model), paid_by_the_step, rtol=0, atol=1e-5)
+    assert set(model.rollout_buffer.paid) == {"environment", "potential"}
+    model.env.step(np.array([0, 0]))
+    with pytest.raises(ValueError, match="evaluate on another one"):
+        model.learn(32, reset_num_timesteps=False)
 
 
 @pytest.mark.exhaustive
@@ -307,7 +307,9 @@ def test_environments_in_processes_of_their_own_are_asked_there(paid_by_the_step
     cloudpickle = pytest.importorskip("cloudpickle")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the other processes cannot import tests
     try:
-        paying_by_the_rollout_trains_to(paid_by_the_step, VecCheckNan(each_wrapped(vec_env=SubprocVecEnv)))
+        model = trained(VecCheckNan(each_wrapped(vec_env=SubprocVecEnv)))
+        torch.testing.assert_close(weights_of(model), paid_by_the_step, rtol=0, atol=1e-5)
+        model.env.close()
     finally:
         cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
